@@ -1,0 +1,190 @@
+"""One network for both sides: encoder, projector, predictor, online probe."""
+
+import functools
+import inspect
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from byol_jax.networks import heads
+from byol_jax.networks import normalization
+from byol_jax.networks import resnet
+
+# What an EMA target consists of: a prediction is made by the online side.
+TARGET_PARTS = ('encoder', 'projector')
+
+
+@struct.dataclass
+class Outputs:
+  """What the network makes of one view.
+
+  Attributes:
+    embedding: f32[B, D], the representation that is evaluated and exported.
+    projection: f32[B, P].
+    prediction: f32[B, P]; the projection itself where there is no predictor;
+      None on the target side.
+    logits: f32[B, num_classes] of the probe on a stopped embedding, or None.
+  """
+
+  embedding: jax.Array
+  projection: jax.Array
+  prediction: jax.Array | None = None
+  logits: jax.Array | None = None
+
+
+class Network(nn.Module):
+  """Encoder, projector, predictor and probe on images in [0, 1].
+
+  Attributes:
+    encoder: maps normalised images f32[B, H, W, C] to embeddings [B, D]; may
+      take a keyword `train`.
+    projector: maps embeddings to projections.
+    predictor: maps projections to predictions.
+    probe: maps embeddings to logits, or None.
+    mean: subtracted from each channel.
+    std: each channel is divided by it.
+    axis_name: mapped axis over which a training batch is spread, or None.
+  """
+
+  encoder: nn.Module
+  projector: nn.Module
+  predictor: nn.Module
+  probe: nn.Module | None
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  axis_name: str | None = None
+
+  def encode(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    """Maps images f32[B, H, W, C] in [0, 1] to embeddings f32[B, D]."""
+    mean = jnp.asarray(self.mean, images.dtype).reshape(1, 1, 1, -1)
+    std = jnp.asarray(self.std, images.dtype).reshape(1, 1, 1, -1)
+    takes_train = 'train' in inspect.signature(
+        self.encoder.__call__).parameters
+    kwargs = {'train': train} if takes_train else {}
+    with normalization.synchronized(self.axis_name):
+      embedding = self.encoder((images - mean) / std, **kwargs)
+    return embedding.astype(images.dtype)
+
+  def project(self, images: jax.Array, *, train: bool = False) -> Outputs:
+    """The target side: no prediction, no probe."""
+    embedding = self.encode(images, train=train)
+    return Outputs(embedding, self.projector(embedding, train=train))
+
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Outputs:
+    """The online side."""
+    outputs = self.project(images, train=train)
+    logits = None
+    if self.probe is not None:
+      # The probe watches; its gradient must not reach the encoder.
+      logits = self.probe(jax.lax.stop_gradient(outputs.embedding))
+    prediction = self.predictor(outputs.projection, train=train)
+    return outputs.replace(prediction=prediction, logits=logits)
+
+
+def create_network(
+    config: ml_collections.ConfigDict,
+    num_classes: int | None,
+    encoder: nn.Module | None = None,
+    axis_name: str | None = None,
+) -> Network:
+  """Builds what `config` describes.
+
+  Args:
+    config: a valid configuration.
+    num_classes: of the online probe; None where there are no labels.
+    encoder: takes the place of `config.encoder`.
+    axis_name: mapped axis of the training step; None for inference.
+
+  Returns:
+    An unbound module.
+  """
+  batch_norm = functools.partial(
+      normalization.make_batch_norm, momentum=config.batch_norm_momentum,
+      epsilon=config.batch_norm_epsilon, axis_name=axis_name)
+  if encoder is None:
+    dtype = jnp.dtype(config.compute_dtype)
+    encoder = resnet.ResNet(
+        depth=int(config.encoder.removeprefix('resnet')),
+        norm=batch_norm(dtype=dtype), dtype=dtype, **config.resnet)
+  head = functools.partial(
+      heads.MLP, output_size=config.projector.output_size, norm=batch_norm())
+  has_probe = config.online_probe and num_classes is not None
+  return Network(
+      encoder=encoder,
+      projector=head(config.projector.depth, config.projector.hidden_size),
+      predictor=head(config.predictor.depth, config.predictor.hidden_size),
+      probe=heads.probe(num_classes) if has_probe else None,
+      mean=tuple(config.augment.mean), std=tuple(config.augment.std),
+      axis_name=axis_name)
+
+
+def apply_views(
+    network: Network,
+    variables: dict[str, Any],
+    views: tuple[jax.Array, ...],
+    *,
+    method: str = '__call__',
+    joined: bool = False,
+    momentum: float,
+    rngs: dict[str, jax.Array] | None = None,
+) -> tuple[tuple[Outputs, ...], Any]:
+  """Runs every view through the network in one call, in training mode.
+
+  The views are stacked and mapped over: batch statistics stay per view, as in
+  the original, while each synchronised layer needs one collective for both.
+  Running statistics end as if the views had passed one after the other.
+
+  Args:
+    network: an unbound module.
+    variables: `params`, and `batch_stats` if it has any.
+    views: of equal shape, f32[B, H, W, C] in [0, 1].
+    method: of the network.
+    joined: take batch statistics over all views together instead.
+    momentum: weight of the old running statistics.
+    rngs: for stochastic layers of a user's encoder.
+
+  Returns:
+    The outputs of each view, and the new `batch_stats`.
+  """
+  def forward(images: jax.Array) -> tuple[Outputs, Any]:
+    outputs, updated = network.apply(
+        variables, images, train=True, method=method, mutable=['batch_stats'],
+        rngs=rngs)
+    return outputs, updated.get('batch_stats', {})
+
+  count = len(views)
+  if joined:
+    outputs, batch_stats = forward(jnp.concatenate(views))
+    split = jax.tree.map(lambda x: jnp.split(x, count), outputs)
+    return tuple(
+        jax.tree.map(lambda x, i=i: x[i], split, is_leaf=_is_list)
+        for i in range(count)), batch_stats
+  outputs, per_view = jax.vmap(forward)(jnp.stack(views))
+  batch_stats = jax.tree.map(
+      functools.partial(_pass_in_order, momentum=momentum),
+      variables.get('batch_stats', {}), per_view)
+  return tuple(
+      jax.tree.map(lambda x, i=i: x[i], outputs)
+      for i in range(count)), batch_stats
+
+
+def _is_list(x: Any) -> bool:
+  return isinstance(x, list)
+
+
+def _pass_in_order(
+    old: jax.Array, per_view: jax.Array, *, momentum: float) -> jax.Array:
+  """Running statistics after all views, from those after each one alone.
+
+  Each view alone gives r_i = m * old + (1 - m) * s_i. One after the other
+  would have given r <- m * r + (1 - m) * s_i = m * r + r_i - m * old. The
+  weights sum to one for any `momentum`, whatever the layer's own.
+  """
+  running = per_view[0]
+  for i in range(1, per_view.shape[0]):
+    running = momentum * (running - old) + per_view[i]
+  return running

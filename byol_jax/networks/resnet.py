@@ -1,0 +1,145 @@
+"""ResNet v1 (post-activation; the stride on the 3x3 convolution).
+
+Parameter names follow the picture: `stem_conv`, `stem_norm`, then
+`group{1..4}_block{1..}` with `conv1`, `norm1`, ... and `shortcut_conv`,
+`shortcut_norm`.
+"""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from byol_jax.networks import convolution
+from byol_jax.networks import initializers
+
+# Blocks in each of the four groups.
+BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK_DEPTHS = {
+    50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3)}
+DEPTHS = (*BASIC_DEPTHS, *BOTTLENECK_DEPTHS)
+TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8}
+
+Norm = Callable[..., nn.Module]
+
+
+def _pads(kernel_size: int, padding: str) -> str | list[tuple[int, int]]:
+  """`torch` pads both sides alike; `same` puts the odd pixel right, bottom."""
+  return 'SAME' if padding == 'same' else [(kernel_size // 2,) * 2] * 2
+
+
+def _conv(
+    channels: int, kernel_size: int, stride: int, *, padding: str,
+    dtype: jnp.dtype, name: str,
+) -> nn.Conv:
+  return nn.Conv(
+      channels, (kernel_size, kernel_size), (stride, stride),
+      padding=_pads(kernel_size, padding), use_bias=False, dtype=dtype,
+      kernel_init=initializers.truncated_fan_in,
+      conv_general_dilated=convolution.conv_general_dilated, name=name)
+
+
+class Block(nn.Module):
+  """A residual block: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1).
+
+  Attributes:
+    channels: of the result.
+    stride: of the first 3x3 convolution and of the shortcut.
+    bottleneck: whether to narrow by 4 between two 1x1 convolutions.
+    project: whether the shortcut is a 1x1 convolution or the identity.
+    zero_gamma: whether the last scale starts at 0, the block as identity.
+    conv: makes a convolution, called as
+      `conv(channels, kernel_size, stride, name=...)`.
+    norm: makes a normalisation layer, called as `norm(name=...)`.
+  """
+
+  channels: int
+  stride: int
+  bottleneck: bool
+  project: bool
+  zero_gamma: bool
+  conv: Callable[..., nn.Module]
+  norm: Norm
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps float[B, H, W, C] to float[B, H/stride, W/stride, channels]."""
+    if self.bottleneck:
+      inner = self.channels // 4
+      layers = ((inner, 1, 1), (inner, 3, self.stride), (self.channels, 1, 1))
+    else:
+      layers = ((self.channels, 3, self.stride), (self.channels, 3, 1))
+    shortcut = x
+    if self.project:
+      shortcut = self.conv(
+          self.channels, 1, self.stride, name='shortcut_conv')(x)
+      shortcut = self.norm(name='shortcut_norm')(
+          shortcut, use_running_average=not train)
+    for i, (channels, kernel_size, stride) in enumerate(layers, start=1):
+      x = self.conv(channels, kernel_size, stride, name=f'conv{i}')(x)
+      last = i == len(layers)
+      scale_init = (
+          nn.initializers.zeros if last and self.zero_gamma
+          else nn.initializers.ones)
+      x = self.norm(scale_init=scale_init, name=f'norm{i}')(
+          x, use_running_average=not train)
+      if not last:
+        x = nn.relu(x)
+    return nn.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+  """Maps images to embeddings: stem, four groups of blocks, mean pooling.
+
+  Attributes:
+    depth: one of `DEPTHS`.
+    norm: makes a normalisation layer, called as `norm(name=...)`.
+    width: multiplies every number of channels (64 in the stem).
+    stem: `imagenet` (7x7 convolution of stride 2, then 3x3 max-pooling of
+      stride 2) or `cifar` (3x3 convolution of stride 1).
+    padding: `torch` or `same`, of every convolution and of the pooling.
+    projection_shortcut: `shape` or `group`.
+    zero_gamma: see `Block`.
+    dtype: of the computation; parameters are float32.
+  """
+
+  depth: int
+  norm: Norm
+  width: float = 1.0
+  stem: str = 'imagenet'
+  padding: str = 'torch'
+  projection_shortcut: str = 'shape'
+  zero_gamma: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Maps float[B, H, W, 3] to f32[B, D], D = 512 or 2048 times width."""
+    conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
+    bottleneck = self.depth in BOTTLENECK_DEPTHS
+    blocks = (BOTTLENECK_DEPTHS if bottleneck else BASIC_DEPTHS)[self.depth]
+    base = round(64 * self.width)
+
+    kernel_size, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
+    x = conv(base, kernel_size, stride, name='stem_conv')(x)
+    x = self.norm(name='stem_norm')(x, use_running_average=not train)
+    x = nn.relu(x)
+    if self.stem == 'imagenet':
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=_pads(3, self.padding))
+
+    for group, num_blocks in enumerate(blocks):
+      channels = base * 2**group * (4 if bottleneck else 1)
+      for block in range(num_blocks):
+        stride = 2 if group and not block else 1
+        shape_changes = stride != 1 or x.shape[-1] != channels
+        project = shape_changes or (
+            self.projection_shortcut == 'group' and not block)
+        x = Block(
+            channels, stride, bottleneck, project, self.zero_gamma, conv,
+            self.norm, name=f'group{group + 1}_block{block + 1}',
+        )(x, train=train)
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(
+        x.dtype, jnp.float32))

@@ -1,0 +1,1 @@
+"""Training: schedules, optimizers, the state, the step and the loop."""

@@ -1,0 +1,81 @@
+"""Devices: the one place that knows pmap.
+
+State is replicated without a device axis (`in_axes=None`, `out_axes=None`), so
+checkpoints, probes and exports take it as it is. `out_axes=None` trusts the
+step to give every device the same result; a test holds it to that.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import collections
+from typing import Any
+
+import jax
+import numpy as np
+
+AXIS_NAME = 'batch'
+
+
+def _sharding(*spec: str) -> jax.sharding.NamedSharding:
+  """Over this process's devices, which is what pmap takes its inputs on."""
+  mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS_NAME,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+
+def replicate(tree: Any) -> Any:
+  """Puts a copy of every leaf on each of this process's devices."""
+  return jax.device_put(tree, _sharding())
+
+
+def shard(batch: Any) -> Any:
+  """Splits leaves [B, ...] to [devices, B / devices, ...], one row a device.
+
+  Raises:
+    ValueError: if B is not a multiple of the number of local devices.
+  """
+  count = jax.local_device_count()
+  split = jax.tree.map(
+      lambda x: np.reshape(x, (count, -1, *x.shape[1:])), batch)
+  return jax.device_put(split, _sharding(AXIS_NAME))
+
+
+def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
+  """Keeps `size` batches on their way to the devices ahead of the step."""
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(shard(batch))
+    if len(queue) > size:
+      yield queue.popleft()
+  yield from queue
+
+
+def pmap_train_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
+  """Maps `train_step(state, batch)` over all devices; donates the state."""
+  return jax.pmap(
+      train_step, axis_name=AXIS_NAME, in_axes=(None, 0),
+      out_axes=(None, None), donate_argnums=(0,))
+
+
+def make_predict(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Maps `fn(variables, images)` over this process's devices.
+
+  Args:
+    fn: maps variables and f32[b, ...] to a pytree of [b, ...].
+
+  Returns:
+    A function of variables (see `replicate`) and an array [B, ...] of the host
+    that returns arrays [B, ...] of the host. Rows are padded up to a multiple
+    of the number of devices, so any B does; each new B compiles once.
+  """
+  p_fn = jax.pmap(
+      fn, axis_name=AXIS_NAME, in_axes=(None, 0), devices=jax.local_devices())
+
+  def predict(variables: Any, images: np.ndarray) -> Any:
+    count = images.shape[0]
+    padding = -count % jax.local_device_count()
+    padded = np.pad(
+        images, [(0, padding)] + [(0, 0)] * (images.ndim - 1), mode='edge')
+    outputs = jax.device_get(p_fn(variables, shard(padded)))
+    return jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:])[:count], outputs)
+
+  return predict

@@ -1,0 +1,70 @@
+"""The state of a run: everything that a step changes."""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from byol_jax.networks import network as network_lib
+
+
+@struct.dataclass
+class TrainState:
+  """A pytree without a device axis; every device holds an equal copy.
+
+  Attributes:
+    step: i32[], optimizer updates so far.
+    online_params: by part: encoder, projector, predictor, probe.
+    target_params: encoder and projector; empty where there is no EMA.
+    online_batch_stats: running statistics, by part.
+    target_batch_stats: the same of the target's own forward passes.
+    opt_state: of optax.
+    objective_state: what the objective keeps between steps.
+  """
+
+  step: jax.Array
+  online_params: Any
+  target_params: Any
+  online_batch_stats: Any
+  target_batch_stats: Any
+  opt_state: Any
+  objective_state: Any
+
+
+def target_parts(tree: dict[str, Any]) -> dict[str, Any]:
+  """The parts of an online tree that a target has too."""
+  return {k: tree[k] for k in network_lib.TARGET_PARTS if k in tree}
+
+
+def create_train_state(
+    network: network_lib.Network,
+    tx: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+) -> TrainState:
+  """Initial parameters, a function of `config.seed` alone.
+
+  The target starts from its own random parameters (`target_init`
+  `independent`, as the original) or from the online network's (`copy`).
+  """
+  size = config.image_size
+  images = jnp.zeros((1, size, size, len(config.augment.mean)))
+  online_key, target_key = jax.random.split(jax.random.key(config.seed))
+
+  def init(key: jax.Array) -> tuple[Any, Any]:
+    variables = network.init({'params': key, 'dropout': key}, images)
+    return variables['params'], variables.get('batch_stats', {})
+
+  init = jax.jit(init)
+  params, batch_stats = init(online_key)
+  target_params, target_batch_stats = {}, {}
+  if config.target == 'ema':
+    key = online_key if config.target_init == 'copy' else target_key
+    target_params, target_batch_stats = map(target_parts, init(key))
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      online_params=params, target_params=target_params,
+      online_batch_stats=batch_stats, target_batch_stats=target_batch_stats,
+      opt_state=tx.init(params), objective_state={})

@@ -1,0 +1,221 @@
+"""One optimizer step of any two-view method, as a pure function.
+
+`train_step(state, batch) -> (state, metrics)` runs on every device under the
+mapped axis, each with its share of the batch. What does not change during a
+run is bound by keyword, see `make_train_step`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from byol_jax import objectives
+from byol_jax.networks import network as network_lib
+from byol_jax.objectives import regression
+from byol_jax.training import schedules
+from byol_jax.training import state as state_lib
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+def _probe_loss(logits: jax.Array, label: jax.Array) -> tuple[
+    jax.Array, Metrics]:
+  """Cross-entropy of the online probe on the first view."""
+  loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(
+      logits, label))
+  top1 = jnp.mean(jnp.argmax(logits, axis=-1) == label, dtype=logits.dtype)
+  return loss, {
+      'online_probe/train_loss': loss, 'online_probe/train_top1': top1}
+
+
+def _moments(outputs: network_lib.Outputs) -> dict[str, jax.Array]:
+  """First and second moments of unit rows, to be averaged over devices."""
+  rows = {
+      'embedding': outputs.embedding, 'projection': outputs.projection}
+  moments = {}
+  for name, x in rows.items():
+    unit = lax.stop_gradient(regression.l2_normalize(x))
+    moments[name] = jnp.stack([unit, jnp.square(unit)]).mean(axis=1)
+  return moments
+
+
+def _spread(moments: jax.Array) -> jax.Array:
+  """Mean standard deviation of unit rows, times sqrt(D).
+
+  1 where directions are spread evenly, 0 where all rows are equal: collapse.
+  """
+  variance = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+  return jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(
+      jnp.asarray(moments.shape[-1], moments.dtype))
+
+
+def _cosine(online: tuple, target: tuple) -> jax.Array:
+  """Mean cosine of each prediction with the other view's target projection."""
+  losses = [
+      regression.regression_loss(
+          lax.stop_gradient(online[i].prediction),
+          lax.stop_gradient(target[1 - i].projection))
+      for i in range(2)]
+  return 1 - jnp.mean(jnp.stack(losses)) / 2
+
+
+def _micro_batches(batch: Batch, count: int) -> Batch:
+  """Splits [B, ...] to [count, B / count, ...], example by example in turn.
+
+  In turn, so that which examples share a micro-batch, and with it their batch
+  statistics, does not depend on how many devices share the batch.
+  """
+  def split(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+  return jax.tree.map(split, batch)
+
+
+def train_step(
+    state: state_lib.TrainState,
+    batch: Batch,
+    *,
+    apply_views: Callable[..., Any],
+    objective: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    learning_rate_fn: schedules.Schedule,
+    tau_fn: schedules.Schedule,
+    target: str,
+    accumulation_steps: int,
+    axis_name: str | None,
+    seed: int,
+) -> tuple[state_lib.TrainState, Metrics]:
+  """Takes one optimizer step and moves the target once.
+
+  Args:
+    state: the same on every device. The caller donates it.
+    batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1];
+      `index` i32[b]; `label` i32[b] where there are labels.
+    apply_views: `networks.network.apply_views` of a network.
+    objective: see `byol_jax.objectives`.
+    tx: the optimizer.
+    learning_rate_fn: of the 0-based step, for the metrics.
+    tau_fn: of the 0-based step.
+    target: `ema`, `stop_gradient` (of the online network) or `online`.
+    accumulation_steps: micro-batches whose gradients are averaged, each
+      normalised by its own batch statistics; divides b.
+    axis_name: mapped axis, or None on a single device.
+    seed: of what is random on the device.
+
+  Returns:
+    The next state, and metrics averaged over devices.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def loss_fn(params: Any, carry: Any, micro: Batch, key: jax.Array) -> Any:
+    online_stats, target_stats, objective_state = carry
+    online, online_stats = apply_views(
+        {'params': params, 'batch_stats': online_stats}, micro['views'],
+        rngs={'dropout': key})
+    if target == 'ema':
+      aim, target_stats = apply_views(
+          {'params': state.target_params, 'batch_stats': target_stats},
+          micro['views'], method='project', rngs={'dropout': key})
+    else:
+      aim = online
+    if target != 'online':
+      aim = lax.stop_gradient(aim)
+    loss, objective_state, metrics = objective(
+        online, aim, objective_state, step=state.step, index=micro['index'],
+        key=key, axis_name=axis_name)
+    metrics = {
+        'train/loss': loss, 'train/cosine': _cosine(online, aim), **metrics}
+    if online[0].logits is not None:
+      probe_loss, probe_metrics = _probe_loss(
+          online[0].logits, micro['label'])
+      loss += probe_loss
+      metrics |= probe_metrics
+    carry = (online_stats, target_stats, objective_state)
+    return loss, (carry, metrics, _moments(online[0]))
+
+  def micro_step(carry: Any, micro: tuple[Batch, jax.Array]) -> Any:
+    grads, (carry, metrics, moments) = jax.grad(loss_fn, has_aux=True)(
+        state.online_params, carry, *micro)
+    return carry, (grads, metrics, moments)
+
+  carry = (
+      state.online_batch_stats, state.target_batch_stats,
+      state.objective_state)
+  if accumulation_steps == 1:
+    carry, averaged = micro_step(carry, (batch, key))
+  else:
+    carry, averaged = _accumulate(
+        micro_step, carry, _micro_batches(batch, accumulation_steps), key,
+        accumulation_steps)
+  if axis_name is not None:
+    averaged = lax.pmean(averaged, axis_name)
+  grads, metrics, moments = averaged
+
+  updates, opt_state = tx.update(grads, state.opt_state, state.online_params)
+  params = optax.apply_updates(state.online_params, updates)
+  tau = tau_fn(state.step)
+  target_params = optax.incremental_update(
+      state_lib.target_parts(params), state.target_params, 1 - tau,
+  ) if target == 'ema' else state.target_params
+  metrics |= {
+      'train/tau': tau,
+      'train/learning_rate': learning_rate_fn(state.step),
+      'train/grad_norm': optax.tree.norm(grads),
+      'train/update_norm': optax.tree.norm(updates),
+      'train/param_norm': optax.tree.norm(params),
+      **{f'train/{k}_std': _spread(v) for k, v in moments.items()}}
+  online_stats, target_stats, objective_state = carry
+  return state_lib.TrainState(
+      step=state.step + 1, online_params=params, target_params=target_params,
+      online_batch_stats=online_stats, target_batch_stats=target_stats,
+      opt_state=opt_state, objective_state=objective_state), metrics
+
+
+def _accumulate(
+    micro_step: Callable[..., Any], carry: Any, micro_batches: Batch,
+    key: jax.Array, count: int,
+) -> Any:
+  """Runs micro-batches one after the other; averages what they yield."""
+  keys = jax.random.split(key, count)
+  first = jax.tree.map(lambda x: x[0], (micro_batches, keys))
+  _, shapes = jax.eval_shape(micro_step, carry, first)
+  total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def body(acc: Any, micro: Any) -> Any:
+    carry, total = acc
+    carry, new = micro_step(carry, micro)
+    return (carry, jax.tree.map(jnp.add, total, new)), None
+
+  (carry, total), _ = lax.scan(body, (carry, total), (micro_batches, keys))
+  return carry, jax.tree.map(lambda x: x / count, total)
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    network: network_lib.Network,
+    tx: optax.GradientTransformation,
+    learning_rate_fn: schedules.Schedule,
+    *,
+    total_steps: int,
+) -> Callable[[state_lib.TrainState, Batch], tuple[
+    state_lib.TrainState, Metrics]]:
+  """Binds `train_step` to a configuration."""
+  return functools.partial(
+      train_step,
+      apply_views=functools.partial(
+          network_lib.apply_views, network,
+          joined=config.batch_statistics == 'joined',
+          momentum=config.batch_norm_momentum),
+      objective=objectives.make_objective(config), tx=tx,
+      learning_rate_fn=learning_rate_fn,
+      tau_fn=schedules.make_tau_fn(
+          base_tau=config.base_tau, tau_schedule=config.tau_schedule,
+          total_steps=total_steps),
+      target=config.target, accumulation_steps=config.accumulation_steps,
+      axis_name=network.axis_name, seed=config.seed)

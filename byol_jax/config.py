@@ -10,6 +10,8 @@ there are labels) is checked by the loop, with the same exception.
 """
 
 from collections.abc import Mapping
+import difflib
+import json
 from typing import Any
 
 import ml_collections
@@ -133,3 +135,218 @@ def get_base_config() -> ml_collections.ConfigDict:
       num_epochs=80, batch_size=1024, base_learning_rate=0.2, momentum=0.9,
       augment=True))  # random crop and flip, as in the paper's C.1
   return config
+
+
+def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The configuration as nested dictionaries, tuples as lists: JSON's types."""
+  return json.loads(config.to_json())
+
+
+def from_dict(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The inverse of `to_dict`; fields that `fields` lacks keep their default.
+
+  Raises:
+    ConfigError: if a field is unknown, or its value is of the wrong type.
+  """
+  config = get_base_config()
+  for name, value in flatten(fields).items():
+    set_field(config, name, value)
+  return config
+
+
+def flatten(fields: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'resnet': {'width': 1}} to {'resnet.width': 1}."""
+  flat = {}
+  for name, value in fields.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def set_field(
+    config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+  """Sets `config.NAME`, where NAME may have dots.
+
+  Raises:
+    ConfigError: if there is no such field, or `value` is of another type.
+  """
+  known = flatten(config.to_dict())
+  if name not in known:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean {close[0]}?' if close else (
+        'byol_jax/config.py lists the fields')
+    raise ConfigError(f'unknown config field {name}: {hint}')
+  *parents, leaf = name.split('.')
+  for parent in parents:
+    config = config[parent]
+  if isinstance(config[leaf], tuple) and isinstance(value, list):
+    value = tuple(value)
+  try:
+    config[leaf] = value
+  except TypeError:
+    raise ConfigError(
+        f'config.{name} is {value!r}, expected a value like '
+        f'{known[name]!r}') from None
+
+
+def differences(
+    a: ml_collections.ConfigDict, b: ml_collections.ConfigDict
+) -> list[str]:
+  """Lines `field: value in a, value in b`, for the fields that differ."""
+  flat_a, flat_b = flatten(to_dict(a)), flatten(to_dict(b))
+  return [
+      f'{name}: {flat_a.get(name)!r}, {flat_b.get(name)!r}'
+      for name in sorted(flat_a | flat_b)
+      if flat_a.get(name) != flat_b.get(name)]
+
+
+# Fields that decide the shape of what a checkpoint holds.
+NETWORK_FIELDS = (
+    'encoder', 'resnet.', 'projector.', 'predictor.', 'target', 'optimizer',
+    'online_probe', 'predictor_learning_rate_multiplier')
+
+
+def network_differences(
+    a: ml_collections.ConfigDict, b: ml_collections.ConfigDict
+) -> list[str]:
+  """`differences` among the fields that decide a checkpoint's shape."""
+  return [
+      line for line in differences(a, b)
+      if line.split(':')[0] in NETWORK_FIELDS
+      or line.startswith(tuple(f for f in NETWORK_FIELDS if f.endswith('.')))]
+
+
+_CHOICES = {
+    'encoder': tuple(f'resnet{depth}' for depth in (
+        10, 18, 34, 50, 101, 152, 200)),
+    'resnet.stem': ('imagenet', 'cifar'),
+    'resnet.padding': ('torch', 'same'),
+    'resnet.projection_shortcut': ('shape', 'group'),
+    'batch_statistics': ('per_view', 'joined'),
+    'compute_dtype': ('float32', 'bfloat16'),
+    'target': ('ema', 'stop_gradient', 'online'),
+    'target_init': ('independent', 'copy'),
+    'tau_schedule': ('cosine', 'constant'),
+    'loss_normalization': ('l2', 'layer', 'batch', 'none'),
+    'optimizer': ('lars', 'sgd', 'adamw'),
+}
+
+# Lower and upper bounds, both allowed; None is no bound.
+_RANGES = {
+    'image_size': (1, None), 'max_bad_image_share': (0, 1),
+    'cache_bytes': (0, None), 'test_crop_ratio': (1e-3, 1),
+    'projector.depth': (0, None), 'predictor.depth': (0, None),
+    'projector.hidden_size': (1, None), 'projector.output_size': (1, None),
+    'predictor.hidden_size': (1, None), 'resnet.width': (1 / 64, None),
+    'batch_norm_momentum': (0, 1), 'base_tau': (0, 1), 'beta': (0, None),
+    'temperature': (1e-6, None), 'batch_size': (1, None),
+    'accumulation_steps': (1, None), 'num_epochs': (0, None),
+    'warmup_epochs': (0, None), 'weight_decay': (0, None),
+    'base_learning_rate': (0, None), 'momentum': (0, 1),
+    'log_every_steps': (1, None), 'checkpoint_every_steps': (1, None),
+    'checkpoints_to_keep': (1, None), 'evaluate_every_steps': (1, None),
+    'evaluate_batch_size': (1, None), 'knn.k': (1, None),
+    'knn.temperature': (1e-6, None),
+}
+
+_TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8}
+
+
+def validate(
+    config: ml_collections.ConfigDict, *, num_devices: int = 1,
+    custom_encoder: bool = False,
+) -> None:
+  """Checks every rule that needs neither data nor a compile.
+
+  Args:
+    config: what to check.
+    num_devices: over all processes; the batch is spread over them.
+    custom_encoder: whether the user's own encoder replaces `config.encoder`.
+
+  Raises:
+    ConfigError: at the first broken rule.
+  """
+  flat = flatten(config.to_dict())
+  for name, choices in _CHOICES.items():
+    if flat[name] not in choices and not (
+        custom_encoder and name == 'encoder'):
+      raise ConfigError(
+          f'config.{name} is {flat[name]!r}, expected one of '
+          f'{", ".join(choices)}')
+  for name, (low, high) in _RANGES.items():
+    _check_range(name, flat[name], low, high)
+  for view in ('view1', 'view2'):
+    _validate_view(view, config.augment[view])
+  parts = num_devices * config.accumulation_steps
+  if config.batch_size % parts:
+    raise ConfigError(
+        f'config.batch_size is {config.batch_size}, expected a multiple of '
+        f'{num_devices} devices x {config.accumulation_steps} accumulation '
+        f'steps = {parts}')
+  smallest = 1 if custom_encoder else _TOTAL_STRIDE[config.resnet.stem]
+  if config.image_size < smallest:
+    raise ConfigError(
+        f'config.image_size is {config.image_size}, expected at least '
+        f'{smallest}, the total stride of a ResNet with '
+        f'config.resnet.stem={config.resnet.stem}')
+  if config.beta and config.loss_normalization != 'l2':
+    raise ConfigError(
+        f'config.beta is {config.beta} with config.loss_normalization='
+        f'{config.loss_normalization}; negatives need l2')
+
+
+def _check_range(name: str, value: Any, low: Any, high: Any) -> None:
+  if (low is not None and value < low) or (high is not None and value > high):
+    expected = f'at least {low}' if high is None else f'in [{low}, {high}]'
+    raise ConfigError(f'config.{name} is {value}, expected {expected}')
+
+
+def _validate_view(view: str, settings: ml_collections.ConfigDict) -> None:
+  """Probabilities in [0, 1], ranges in order, strengths not negative."""
+  for field, value in settings.items():
+    name = f'augment.{view}.{field}'
+    if field.endswith('_prob'):
+      _check_range(name, value, 0, 1)
+    elif field.endswith('_range'):
+      if len(value) != 2 or not 0 < value[0] <= value[1]:
+        raise ConfigError(
+            f'config.{name} is {value}, expected two positive numbers in '
+            'order')
+    else:
+      _check_range(name, value, 0, None)
+  _check_range(
+      f'augment.{view}.crop_area_range', max(settings.crop_area_range), 0, 1)
+
+
+def run_length(
+    config: ml_collections.ConfigDict, num_examples: int
+) -> tuple[int, int]:
+  """Returns (total_steps, warmup_steps) of a run over `num_examples`.
+
+  Epochs turn to steps here and nowhere else: `epochs * N // batch_size`, as
+  in the original. `total_steps` and `warmup_steps` win where they are set.
+
+  Raises:
+    ConfigError: if the warm-up is longer than the run.
+  """
+  def steps(num_epochs: float) -> int:
+    return int(num_epochs * num_examples // config.batch_size)
+
+  total_steps = config.total_steps
+  if total_steps is None:
+    total_steps = steps(config.num_epochs)
+  warmup_steps = config.warmup_steps
+  if warmup_steps is None:
+    warmup_steps = steps(config.warmup_epochs)
+  if total_steps < 0 or warmup_steps < 0:
+    raise ConfigError(
+        f'the run has {total_steps} steps of which {warmup_steps} are '
+        'warm-up, expected no negative number')
+  if warmup_steps > total_steps:
+    raise ConfigError(
+        f'the warm-up of {warmup_steps} steps is longer than the run of '
+        f'{total_steps}: lower config.warmup_epochs or set '
+        'config.warmup_steps')
+  return total_steps, warmup_steps

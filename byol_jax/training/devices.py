@@ -21,9 +21,14 @@ def _sharding(*spec: str) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
 
+def replicated_sharding() -> jax.sharding.NamedSharding:
+  """A full copy on each of this process's devices."""
+  return _sharding()
+
+
 def replicate(tree: Any) -> Any:
   """Puts a copy of every leaf on each of this process's devices."""
-  return jax.device_put(tree, _sharding())
+  return jax.device_put(tree, replicated_sharding())
 
 
 def shard(batch: Any) -> Any:

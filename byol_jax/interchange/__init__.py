@@ -1,0 +1,1 @@
+"""Encoders for others: as a Python function, and in other formats."""

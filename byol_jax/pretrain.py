@@ -1,0 +1,40 @@
+"""Pretrains an encoder with BYOL.
+
+    python -m byol_jax.pretrain --config=configs/quickstart.py --workdir=DIR \
+        [--config.FIELD=VALUE ...]
+
+Running it again on the same workdir continues it. From Python:
+
+    from byol_jax.pretrain import pretrain
+    pretrain(config, workdir, encoder=my_flax_module)
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from byol_jax import jobs
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'A file of configs/, with an argument after a colon.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where checkpoints, metrics and the report go.')
+
+
+def pretrain(
+    config: ml_collections.ConfigDict, workdir: str, encoder=None) -> None:
+  """See `byol_jax.training.loop.pretrain`."""
+  # Imported here, so that --help answers at once.
+  from byol_jax.training import loop  # pylint: disable=g-import-not-at-top
+  loop.pretrain(config, workdir, encoder)
+
+
+def main(_: Sequence[str]) -> None:
+  pretrain(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  jobs.run(main)

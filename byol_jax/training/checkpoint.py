@@ -1,0 +1,163 @@
+"""Checkpoints through orbax: the state, and a note of the run around it.
+
+    WORKDIR/checkpoints/STEP/state   the TrainState
+    WORKDIR/checkpoints/STEP/run     JSON: config, data position, clock, ...
+
+Saving is asynchronous and atomic: a checkpoint that was not finished when the
+run was killed is not there afterwards.
+"""
+
+import pathlib
+from typing import Any
+
+from flax import linen as nn
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+
+from byol_jax import config as config_lib
+from byol_jax.networks import network as network_lib
+from byol_jax.training import devices
+from byol_jax.training import optimizers
+from byol_jax.training import state as state_lib
+
+
+def _abstract(tree: Any) -> Any:
+  """Shapes, to be restored as a copy on each of this process's devices."""
+  sharding = devices.replicated_sharding()
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      tree)
+
+
+class Checkpoints:
+  """The checkpoints of one workdir."""
+
+  def __init__(self, workdir: str, keep: int = 1):
+    """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
+    self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
+    self._manager = ocp.CheckpointManager(
+        self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+  def latest_step(self) -> int | None:
+    """The newest finished checkpoint's step."""
+    return self._manager.latest_step()
+
+  def save(
+      self, step: int, state: state_lib.TrainState, run: dict[str, Any]
+  ) -> None:
+    """Starts saving; `state` may be donated as soon as this returns."""
+    self._manager.save(step, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)))
+
+  def restore_run(self, step: int) -> dict[str, Any]:
+    """The note that `save` was given at `step`."""
+    return self._manager.restore(
+        step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))['run']
+
+  def restore_state(
+      self, step: int, like: state_lib.TrainState) -> state_lib.TrainState:
+    """The state saved at `step`, replicated; `like` gives its structure."""
+    return self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_abstract(like))))['state']
+
+  def close(self) -> None:
+    """Waits until what was started is saved."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def check_same_network(
+    saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict,
+    workdir: str,
+) -> None:
+  """Raises ConfigError, naming the fields, if a checkpoint cannot fit."""
+  fields = config_lib.network_differences(saved, wanted)
+  if fields:
+    raise config_lib.ConfigError(
+        f'{workdir} holds a checkpoint of another network; these fields '
+        f'differ (there, here): {"; ".join(fields)}. Take another --workdir '
+        'or the same fields')
+
+
+def restore_workdir(
+    workdir: str, encoder: nn.Module | None = None
+) -> tuple[ml_collections.ConfigDict, network_lib.Network,
+           state_lib.TrainState]:
+  """Restores the newest checkpoint of a run, for inference.
+
+  Args:
+    workdir: of `byol_jax.pretrain`.
+    encoder: the module the run was given, where it was given one.
+
+  Returns:
+    The run's config, its network without a mapped axis, and its state.
+
+  Raises:
+    ConfigError: if there is no checkpoint, or `encoder` is needed.
+  """
+  if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+    raise config_lib.ConfigError(
+        f'no checkpoint in {workdir}: expected the --workdir of a '
+        'byol_jax.pretrain run')
+  checkpoints = Checkpoints(workdir)
+  try:
+    step = checkpoints.latest_step()
+    if step is None:
+      raise config_lib.ConfigError(
+          f'no finished checkpoint in {checkpoints.directory}: let '
+          'byol_jax.pretrain reach its first save')
+    run = checkpoints.restore_run(step)
+    if run['custom_encoder'] and encoder is None:
+      raise config_lib.ConfigError(
+          f'{workdir} was pretrained with a custom encoder, '
+          f'{run["custom_encoder"]}: pass encoder=')
+    config = config_lib.from_dict(run['config'])
+    network = network_lib.create_network(config, run['num_classes'], encoder)
+    tx = optimizers.create_optimizer(config, lambda _: 0.0)
+    like = jax.eval_shape(
+        lambda: state_lib.create_train_state(network, tx, config))
+    return config, network, checkpoints.restore_state(step, like)
+  finally:
+    checkpoints.close()
+
+
+def load_weights(
+    state: state_lib.TrainState, workdir: str, encoder: nn.Module | None,
+) -> state_lib.TrainState:
+  """A fresh `state` with another run's weights and batch statistics.
+
+  The optimizer, the step and the probe start anew; heads and encoder, online
+  and target, come over.
+
+  Raises:
+    ConfigError: if a parameter's shape is another, naming the first.
+  """
+  source = restore_workdir(workdir, encoder)[2]
+  fields = ('online_params', 'target_params', 'online_batch_stats',
+            'target_batch_stats')
+  return state.replace(**{
+      field: _take_over(getattr(state, field), getattr(source, field), workdir)
+      for field in fields})
+
+
+def _take_over(
+    mine: dict[str, Any], theirs: dict[str, Any], workdir: str
+) -> dict[str, Any]:
+  """`theirs`, part by part, except for the probe."""
+  taken = {}
+  for part, tree in mine.items():
+    if part == 'probe':
+      taken[part] = tree
+      continue
+    shapes, other = [
+        {jax.tree_util.keystr(path): x.shape for path, x in
+         jax.tree_util.tree_leaves_with_path(t)}
+        for t in (tree, theirs.get(part, {}))]
+    for name in sorted(shapes | other):
+      if shapes.get(name) != other.get(name):
+        raise config_lib.ConfigError(
+            f'config.init_from={workdir} does not fit: {part}{name} is '
+            f'{other.get(name)} there and {shapes.get(name)} here')
+    taken[part] = theirs[part]
+  return taken

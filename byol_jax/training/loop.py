@@ -1,0 +1,301 @@
+"""The pretraining loop: evaluate, save, take the next batch, step."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+from flax import linen as nn
+import jax
+import ml_collections
+import numpy as np
+
+from byol_jax import config as config_lib
+from byol_jax.data import pipeline
+from byol_jax.data import preview
+from byol_jax.data import sources
+from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import final
+from byol_jax.evaluation import periodic
+from byol_jax.networks import network as network_lib
+from byol_jax.training import checkpoint
+from byol_jax.training import devices
+from byol_jax.training import metrics as metrics_lib
+from byol_jax.training import optimizers
+from byol_jax.training import schedules
+from byol_jax.training import state as state_lib
+from byol_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a run is made of, and never changes while it runs."""
+
+  config: ml_collections.ConfigDict
+  train_source: sources.Source
+  test_source: sources.Source | None
+  network: network_lib.Network
+  p_train_step: Callable[..., Any]
+  create_state: Callable[[], state_lib.TrainState]
+  total_steps: int
+
+
+def set_up(
+    config: ml_collections.ConfigDict, encoder: nn.Module | None = None
+) -> Setup:
+  """Opens the data and builds the step; nothing is compiled yet.
+
+  Raises:
+    ConfigError: for whatever can be known to be wrong by now.
+  """
+  config_lib.validate(
+      config, num_devices=jax.device_count(),
+      custom_encoder=encoder is not None)
+  train_source = sources.create_source(config, config.train_split)
+  test_source = None
+  if config.test_split:
+    test_source = sources.create_source(config, config.test_split)
+  total_steps, warmup_steps = config_lib.run_length(
+      config, train_source.num_examples)
+  learning_rate_fn = schedules.make_learning_rate_fn(
+      base_learning_rate=config.base_learning_rate,
+      batch_size=config.batch_size, warmup_steps=warmup_steps,
+      total_steps=total_steps)
+  tx = optimizers.create_optimizer(config, learning_rate_fn)
+  network = network_lib.create_network(
+      config, train_source.num_classes, encoder, devices.AXIS_NAME)
+  train_step = step_lib.make_train_step(
+      config, network, tx, learning_rate_fn, total_steps=total_steps)
+  return Setup(
+      config, train_source, test_source, network,
+      devices.pmap_train_step(train_step),
+      lambda: state_lib.create_train_state(network, tx, config), total_steps)
+
+
+def pretrain(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    encoder: nn.Module | None = None,
+) -> None:
+  """Pretrains an encoder; continues where `workdir` stands, if it does.
+
+  Args:
+    config: see `byol_jax.config`.
+    workdir: for checkpoints, metrics.jsonl, config.json, result.json,
+      report.html and TensorBoard's event files.
+    encoder: a Flax module from images f32[B, H, W, C], normalised with
+      `config.augment.mean` and `std`, to embeddings [B, D]. It takes the place
+      of `config.encoder`. If its call takes `train`, it is told; its
+      `nn.BatchNorm` layers are synchronised over devices.
+
+  Raises:
+    ConfigError: for a user's slip.
+    FloatingPointError: when a metric is no longer finite.
+  """
+  config = ml_collections.FrozenConfigDict(config)
+  setup = set_up(config, encoder)
+  path = pathlib.Path(workdir)
+  path.mkdir(parents=True, exist_ok=True)
+  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoints_to_keep)
+  try:
+    state, run = _first_state(setup, checkpoints, workdir, encoder)
+    (path / 'config.json').write_text(
+        json.dumps(config_lib.to_dict(config), indent=2) + '\n')
+    state = _Loop(setup, checkpoints, workdir, run).run(state)
+  finally:
+    checkpoints.close()
+  final.evaluate_and_report(
+      config, setup.network, state, setup.create_state(),
+      setup.train_source, setup.test_source, workdir)
+
+
+def _first_state(
+    setup: Setup, checkpoints: checkpoint.Checkpoints, workdir: str,
+    encoder: nn.Module | None,
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """The state to start from, and the note of the run so far.
+
+  In this order: (1) this workdir's newest checkpoint, (2) the weights of
+  `config.init_from`, (3) random.
+  """
+  config = setup.config
+  note = {
+      'config': config_lib.to_dict(config),
+      'num_classes': setup.train_source.num_classes,
+      'custom_encoder': type(encoder).__name__ if encoder else None,
+      'examples_seen': 0, 'seconds': 0.0}
+  step = checkpoints.latest_step()
+  if step is None:
+    state = setup.create_state()
+    if config.init_from:
+      state = checkpoint.load_weights(state, config.init_from, encoder)
+    return devices.replicate(state), note
+  saved = checkpoints.restore_run(step)
+  saved_config = config_lib.from_dict(saved['config'])
+  checkpoint.check_same_network(saved_config, config, workdir)
+  for line in config_lib.differences(saved_config, config):
+    print(f'note: the config changed since the last save: {line}')
+  like = jax.eval_shape(setup.create_state)
+  print(f'continuing {workdir} at step {step}')
+  return checkpoints.restore_state(step, like), note | {
+      k: saved[k] for k in ('examples_seen', 'seconds')}
+
+
+class _Loop:
+  """The run between its first and its last step."""
+
+  def __init__(
+      self, setup: Setup, checkpoints: checkpoint.Checkpoints, workdir: str,
+      note: dict[str, Any]):
+    self._setup = setup
+    self._config = setup.config
+    self._checkpoints = checkpoints
+    self._workdir = workdir
+    self._note = note
+    self._warned = set()
+
+  def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
+    """Trains to the end. The order of operations is a contract.
+
+    Evaluate, save, take the next batch, step: a checkpoint holds what its
+    evaluation saw, and no batch is taken before the save that precedes it.
+    The host fetches the metrics of one step only after it has dispatched the
+    next, so the devices never wait for it.
+    """
+    first_step = int(state.step)
+    total_steps = self._setup.total_steps
+    self._start(first_step)
+    pending = None
+    for step in range(first_step, total_steps + 1):
+      if step > first_step:
+        if self._is_due(step, self._config.evaluate_every_steps):
+          pending = self._log(pending)
+          self._evaluate(step, state)
+        if self._is_due(step, self._config.checkpoint_every_steps):
+          pending = self._log(pending)
+          self._save(step, state)
+      if step == total_steps:
+        break
+      batch = next(self._batches)
+      with jax.transfer_guard('disallow'):
+        state, metrics = self._setup.p_train_step(state, batch)
+        pending, previous = (step + 1, metrics), pending
+        self._log(previous)
+    self._progress.close()
+    self._writer.close()
+    return state
+
+  def _start(self, first_step: int) -> None:
+    """Opens the data at its position, the outputs, and the clock."""
+    setup = self._setup
+    self._progress = metrics_lib.Progress(first_step, setup.total_steps)
+    self._writer = metrics_lib.MetricWriter(self._workdir, first_step)
+    dataset = pipeline.create_train_dataset(
+        setup.train_source, self._config, start_step=first_step,
+        total_steps=setup.total_steps, process_index=jax.process_index(),
+        process_count=jax.process_count())
+    self._batches = devices.prefetch(dataset.as_numpy_iterator())
+    self._evaluator = periodic.Evaluator(
+        self._config, setup.network, setup.train_source, setup.test_source)
+    self._window = (first_step, time.monotonic())
+    for line in self._describe():
+      self._progress.say(line)
+    if not first_step:
+      views = preview.write_views(
+          setup.train_source, self._config,
+          str(pathlib.Path(self._workdir) / 'views.png'))
+      self._writer.write_image(0, 'views', views)
+
+  def _describe(self) -> Iterator[str]:
+    """What is about to run, for the head of the terminal."""
+    setup, config = self._setup, self._config
+    source = setup.train_source
+    classes = (
+        f'{source.num_classes} classes' if source.num_classes else
+        'no labels, so the online probe and kNN are off')
+    yield f'data: {source.name}, {source.num_examples} images, {classes}'
+    yield (
+        f'network: {config.encoder}; {config.target} target; '
+        f'{config.optimizer}; batch {config.batch_size} over '
+        f'{jax.device_count()} {jax.devices()[0].device_kind} device(s)')
+    yield (
+        f'run: {setup.total_steps} steps, '
+        f'{setup.total_steps * config.batch_size / source.num_examples:.2f} '
+        f'epochs, into {self._workdir}; compiling the step')
+
+  def _is_due(self, step: int, every: int) -> bool:
+    return step % every == 0 or step == self._setup.total_steps
+
+  def _log(self, pending: tuple[int, Any] | None) -> None:
+    """Fetches a finished step's metrics; writes them where a row is due."""
+    if pending is None:
+      return
+    step, metrics = pending
+    metrics = metrics_lib.to_floats(jax.device_get(metrics))
+    bad = sorted(k for k, v in metrics.items() if not math.isfinite(v))
+    if bad:
+      self._stop_on_nonfinite(step, bad, metrics)
+    self._progress.advance(step)
+    if not self._is_due(step, self._config.log_every_steps):
+      return
+    config = self._config
+    first, since = self._window
+    now = time.monotonic()
+    self._window = (step, now)
+    self._note['seconds'] += now - since
+    rate = (step - first) * config.batch_size / max(now - since, 1e-9)
+    self._writer.write(step, metrics | {
+        'perf/images_per_second': rate,
+        'perf/seconds': self._note['seconds']})
+    left = (self._setup.total_steps - step) * config.batch_size / rate
+    num_examples = self._setup.train_source.num_examples
+    self._progress.report(
+        step, epoch=step * config.batch_size / num_examples,
+        loss=metrics['train/loss'], images_per_second=rate, seconds_left=left)
+    self._warn_of_collapse(metrics)
+
+  def _warn_of_collapse(self, metrics: dict[str, float]) -> None:
+    """Says each sign once, loudly."""
+    for sign in diagnostics.collapse_signs(metrics):
+      if sign not in self._warned:
+        self._warned.add(sign)
+        self._progress.say(f'WARNING: {sign}')
+
+  def _stop_on_nonfinite(
+      self, step: int, names: list[str], metrics: dict[str, float]) -> None:
+    self._writer.write(step, metrics)
+    self._writer.close()
+    self._progress.close()
+    good = self._checkpoints.latest_step()
+    kept = (
+        f'the checkpoint of step {good} is kept' if good is not None else
+        'there is no checkpoint yet')
+    raise FloatingPointError(
+        f'{", ".join(names)} became NaN or infinite in step {step}; {kept}. '
+        'Lower config.base_learning_rate or lengthen config.warmup_epochs, '
+        'then run again')
+
+  def _evaluate(self, step: int, state: state_lib.TrainState) -> None:
+    """Periodic figures; the time they take is not the training's."""
+    begin = time.monotonic()
+    figures = dict(self._evaluator.run(state))
+    self._writer.write(step, figures)
+    self._progress.say(f'step {step}  ' + '  '.join(
+        f'{name} {value:.2f}' for name, value in figures.items()))
+    self._warn_of_collapse(figures)
+    self._pause(begin)
+
+  def _save(self, step: int, state: state_lib.TrainState) -> None:
+    begin = time.monotonic()
+    note = self._note | {
+        'examples_seen': step * self._config.batch_size}
+    self._checkpoints.save(step, state, note)
+    self._pause(begin)
+
+  def _pause(self, begin: float) -> None:
+    """Takes the time since `begin` out of the current window."""
+    first, since = self._window
+    self._window = (first, since + time.monotonic() - begin)

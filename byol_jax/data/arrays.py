@@ -1,0 +1,140 @@
+"""Sources that are arrays: an .npz file, or deterministic random images."""
+
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from byol_jax.config import ConfigError
+from byol_jax.data.examples import InMemorySource
+
+_FAKE_SPLITS = ('train', 'validation', 'test')
+_FAKE_EXAMPLES = 1024
+_FAKE_CLASSES = 10
+_FAKE_PATTERN_SIZE = 4  # pixels of a class's pattern, before enlarging
+
+
+def create_arrays_source(path: str, split: str) -> InMemorySource:
+  """Images in an .npz file.
+
+  The file holds `image`, uint8 [N, H, W, C] with one or three channels, and
+  perhaps `label`, whole numbers [N] from 0; that is the split `train`. Or it
+  holds several splits: `train_image`, `train_label`, `test_image`, ... And
+  perhaps `class_names`, strings. It is read without pickle.
+
+  Args:
+    path: of the file.
+    split: of the file.
+
+  Returns:
+    The source.
+
+  Raises:
+    ConfigError: no such file or split, or not as described.
+  """
+  if not os.path.isfile(path):
+    raise ConfigError(f'arrays:{path}: there is no such file')
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      splits = _splits(archive.files)
+      if split not in splits:
+        raise ConfigError(
+            f'arrays:{path} has no split {split!r}; its splits are '
+            f'{sorted(splits)} (keys {sorted(archive.files)}, expected '
+            f"'image', or '{split}_image')")
+      prefix = splits[split]
+      images = _checked_images(archive[prefix + 'image'], path)
+      labels = None
+      if prefix + 'label' in archive.files:
+        labels = _checked_labels(archive[prefix + 'label'], len(images), path)
+      # Of the whole file, so that all splits agree.
+      maxima = [archive[key].max() for key in archive.files
+                if key.endswith('label') and archive[key].size]
+      names = (archive['class_names'].tolist()
+               if 'class_names' in archive.files else None)
+  except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(
+        f'arrays:{path} is not a readable .npz file of arrays '
+        f'({error})') from error
+  num_classes = None
+  if labels is not None:
+    num_classes = max(int(max(maxima)) + 1, len(names or ()))
+  return InMemorySource(
+      name=f'arrays:{path} ({split})', num_examples=len(images),
+      num_classes=num_classes, images=images, labels=labels,
+      class_names=tuple(map(str, names)) if names else None)
+
+
+def _splits(keys: list[str]) -> dict[str, str]:
+  """Prefix of the keys, by split."""
+  splits = {key.removesuffix('_image'): key.removesuffix('image')
+            for key in keys if key.endswith('_image')}
+  return splits | ({'train': ''} if 'image' in keys else {})
+
+
+def _checked_images(images: np.ndarray, path: str) -> np.ndarray:
+  if (images.dtype != np.uint8 or images.ndim != 4
+      or images.shape[3] not in (1, 3) or not images.size):
+    raise ConfigError(
+        f'arrays:{path}: images are {images.dtype}{list(images.shape)}; '
+        'expected uint8 [N, H, W, 1 or 3], not empty')
+  if images.shape[3] == 1:
+    images = np.repeat(images, 3, axis=3)
+  return images
+
+
+def _checked_labels(
+    labels: np.ndarray, num_images: int, path: str) -> np.ndarray:
+  if (labels.shape != (num_images,) or labels.dtype.kind not in 'iu'
+      or labels.min() < 0):
+    raise ConfigError(
+        f'arrays:{path}: labels are {labels.dtype}{list(labels.shape)}; '
+        f'expected whole numbers [{num_images}], none negative')
+  return labels.astype(np.int32)
+
+
+def create_fake_source(
+    count: str, split: str, image_size: int) -> InMemorySource:
+  """Random images of ten classes, the same ones every time.
+
+  Each class has a coarse colour pattern, which noise half hides, so that a
+  test can see whether something was learnt.
+
+  Args:
+    count: how many examples; '' means 1024.
+    split: one of train, validation and test, which differ in the noise.
+    image_size: pixels of a side.
+
+  Returns:
+    The source.
+
+  Raises:
+    ConfigError: the count is not a positive whole number, or there is no such
+      split.
+  """
+  if count and not (count.isdecimal() and int(count)):
+    raise ConfigError(
+        f'data is fake:{count}; expected a number of images after the colon')
+  if split not in _FAKE_SPLITS:
+    raise ConfigError(
+        f'fake data has no split {split!r}; its splits are '
+        f'{list(_FAKE_SPLITS)}')
+  num_examples = int(count) if count else _FAKE_EXAMPLES
+  rng = np.random.default_rng(zlib.crc32(split.encode()))
+  labels = rng.integers(0, _FAKE_CLASSES, num_examples, np.int32)
+  patterns = np.random.default_rng(0).integers(
+      0, 128, (_FAKE_CLASSES, _FAKE_PATTERN_SIZE, _FAKE_PATTERN_SIZE, 3),
+      np.uint8)
+  # Nearest neighbour, to any size.
+  pixels = np.arange(image_size) * _FAKE_PATTERN_SIZE // image_size
+  patterns = patterns[:, pixels][:, :, pixels]
+  images = rng.integers(
+      0, 128, (num_examples, image_size, image_size, 3), np.uint8)
+  images += patterns[labels]
+  return InMemorySource(
+      name=f'fake ({split})', num_examples=num_examples,
+      num_classes=_FAKE_CLASSES, images=images, labels=labels,
+      class_names=tuple(f'pattern {i}' for i in range(_FAKE_CLASSES)))

@@ -1,0 +1,62 @@
+"""What every kind of source becomes: examples that are read by index.
+
+Decoded images of one size that fit into memory are an `InMemorySource`, whose
+batches are gathered, cropped and resized together. Everything else is an
+`EncodedSource`: bytes are read by index, and only the crop is decoded.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+  name: str  # for messages, as 'tfds:cifar10 (train)'
+  num_examples: int
+  num_classes: int | None = None  # None: the examples have no labels
+  class_names: tuple[str, ...] | None = None
+
+  @property
+  def has_labels(self) -> bool:
+    return self.num_classes is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class InMemorySource(_Source):
+  """Decoded images: uint8 [N, H, W, 3], labels int32 [N] or None."""
+  images: np.ndarray
+  labels: np.ndarray | None = None
+
+  @functools.cached_property
+  def tensors(self) -> dict[str, tf.Tensor]:
+    """`image` uint8 [N, H, W, 3], and `label` int32 [N] if there are any.
+
+    Copied to TensorFlow once, however many datasets read from the source.
+    """
+    tensors = {'image': tf.constant(self.images)}
+    if self.labels is not None:
+      tensors['label'] = tf.constant(self.labels, tf.int32)
+    return tensors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedSource(_Source):
+  """Encoded images.
+
+  Attributes:
+    read: int64 [n] indices to object [n] of bytes, called by several threads
+      at once; reads whole records from storage.
+    parse: in the graph, a record (string scalar) and its index (int64 scalar)
+      to `{'image': string scalar}`, a JPEG, PNG, BMP or GIF, and, if there
+      are labels, `'label'`, int32.
+  """
+  read: Callable[[np.ndarray], np.ndarray]
+  parse: Callable[[tf.Tensor, tf.Tensor], dict[str, Any]]
+
+
+Source = InMemorySource | EncodedSource

@@ -1,0 +1,346 @@
+"""tf.data pipelines: which batches there are, and how they are made.
+
+Step `s` of a run holds the positions [s * batch_size, (s + 1) * batch_size),
+and process i of n makes its i-th slice of n. What a position becomes is
+settled by `randomness`, so the batches of a run are the same wherever it was
+resumed and however many processes make them. Nothing is dropped at the end of
+an epoch: a batch may straddle two, and a run of E epochs of N examples has
+`E * N // batch_size` steps.
+
+Work is done in chunks of a few dozen rows, which fit the processor's cache
+and keep all its cores busy; chunks are joined into batches at the end.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from byol_jax.config import ConfigError
+from byol_jax.data import crop
+from byol_jax.data import randomness
+from byol_jax.data import views
+from byol_jax.data.examples import EncodedSource
+from byol_jax.data.examples import InMemorySource
+from byol_jax.data.examples import Source
+
+_MAX_CHUNK_ROWS = 64
+_MIN_CHUNK_ROWS = 8
+# Streams of draws: view v of pretraining uses stream v.
+_LINEAR_STREAM = 255
+# Rows of an evaluation that is limited are a fixed sample, not the first
+# ones: folders and many datasets are sorted by class.
+_SAMPLE_SEED = 0
+
+# Draws [n, D] and sizes int32 [n, 2] to boxes int32 [n, 4].
+_BoxFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """How one process's part of every batch is cut into chunks."""
+  batch_size: int  # global
+  process_index: int
+  process_count: int
+
+  def __post_init__(self):
+    if self.batch_size % self.process_count:
+      raise ConfigError(
+          f'a batch of {self.batch_size} cannot be divided by '
+          f'{self.process_count} processes; choose a multiple')
+
+  @property
+  def per_process(self) -> int:
+    return self.batch_size // self.process_count
+
+  @property
+  def per_chunk(self) -> int:
+    """The largest divisor of a batch that is a good chunk, or the batch."""
+    rows = self.per_process
+    return next((n for n in range(_MAX_CHUNK_ROWS, _MIN_CHUNK_ROWS - 1, -1)
+                 if rows % n == 0), rows)
+
+  @property
+  def chunks_per_step(self) -> int:
+    return self.per_process // self.per_chunk
+
+  def first_position(self, chunk: tf.Tensor) -> tf.Tensor:
+    """Of chunk number `chunk` (int64), counted over all steps from 0."""
+    step, part = chunk // self.chunks_per_step, chunk % self.chunks_per_step
+    return (step * self.batch_size + self.process_index * self.per_process
+            + part * self.per_chunk)
+
+
+def create_train_dataset(
+    source: Source, config: ml_collections.ConfigDict, *, start_step: int = 0,
+    total_steps: int, process_index: int = 0, process_count: int = 1,
+) -> tf.data.Dataset:
+  """Two augmented views of every example, for pretraining.
+
+  Args:
+    source: examples.
+    config: `batch_size` (global), `image_size`, `seed` and `augment` are read.
+    start_step: of the run; costs nothing, nothing is skipped through.
+    total_steps: of the run, at least start_step.
+    process_index: of this process.
+    process_count: divides the batch size.
+
+  Returns:
+    A dataset of total_steps - start_step batches of this process, b rows each:
+    `views`, a pair of float32 [b, S, S, 3] in [0, 1], not normalised;
+    `index`, int32 [b]; `label`, int32 [b], if there are labels. Element n is
+    step start_step + n.
+
+  Raises:
+    ConfigError: the batch cannot be divided by the processes.
+  """
+  rows = _Rows(config.batch_size, process_index, process_count)
+  settings = (config.augment.view1, config.augment.view2)
+
+  def augment(chunk: _Batch) -> _Batch:
+    draws, crops = chunk.pop('draws'), chunk.pop('crops')
+    chunk['views'] = tuple(
+        views.photometric(crops[v], draws[v], settings[v]) for v in range(2))
+    return chunk
+
+  chunks = _random_crops(
+      _shuffled_chunks(source, rows, start_step, total_steps, config.seed),
+      source, rows, settings, seed=config.seed, streams=(0, 1),
+      size=config.image_size)
+  chunks = chunks.map(augment, tf.data.AUTOTUNE)
+  return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
+
+
+def create_linear_train_dataset(
+    source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
+    num_epochs: int, seed: int, process_index: int = 0,
+    process_count: int = 1) -> tf.data.Dataset:
+  """One crop of every example, perhaps flipped: the original's LINEAR_TRAIN.
+
+  Args:
+    source: examples.
+    config: `test_image_size` or `image_size`, and the crop and flip of
+      `augment.view1`, are read.
+    batch_size: global.
+    num_epochs: the run has num_epochs * num_examples // batch_size steps.
+    seed: of order, crops and flips.
+    process_index: of this process.
+    process_count: divides the batch size.
+
+  Returns:
+    A dataset of batches of this process: `image`, float32 [b, S, S, 3] in
+    [0, 1]; `index`, int32 [b]; `label`, int32 [b], if there are labels.
+
+  Raises:
+    ConfigError: the batch cannot be divided by the processes.
+  """
+  rows = _Rows(batch_size, process_index, process_count)
+  settings = config.augment.view1
+  total_steps = num_epochs * source.num_examples // batch_size
+
+  def flip(chunk: _Batch) -> _Batch:
+    (draws,), (image,) = chunk.pop('draws'), chunk.pop('crops')
+    chunk['image'] = views.flip(image, draws, settings.flip_prob)
+    return chunk
+
+  chunks = _random_crops(
+      _shuffled_chunks(source, rows, 0, total_steps, seed), source, rows,
+      (settings,), seed=seed, streams=(_LINEAR_STREAM,),
+      size=_test_size(config))
+  chunks = chunks.map(flip, tf.data.AUTOTUNE)
+  return _join_chunks(chunks, rows.chunks_per_step, total_steps)
+
+
+def create_eval_dataset(
+    source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
+    image_size: int | None = None, limit: int | None = None,
+    process_index: int = 0, process_count: int = 1) -> tf.data.Dataset:
+  """Every example once, in order: centre crop, then bicubic resize.
+
+  Args:
+    source: examples.
+    config: `test_crop_ratio` and `test_image_size` or `image_size` are read.
+    batch_size: global.
+    image_size: S, if not the config's.
+    limit: at most so many examples, a fixed sample of the source in a fixed
+      order.
+    process_index: of this process.
+    process_count: divides the batch size.
+
+  Returns:
+    A dataset of batches of this process, as many in every process: `image`,
+    float32 [b, S, S, 3] in [0, 1]; `index`, int32 [b]; `label`, int32 [b], if
+    there are labels; `mask`, bool [b], False for the rows that fill up the
+    last batch (their index and label are -1).
+
+  Raises:
+    ConfigError: the batch cannot be divided by the processes.
+  """
+  rows = _Rows(batch_size, process_index, process_count)
+  num_examples = source.num_examples
+  sampled = limit is not None and limit < num_examples
+  count = limit if sampled else num_examples
+
+  def chunk(number: tf.Tensor) -> _Batch:
+    positions = rows.first_position(number) + tf.range(
+        rows.per_chunk, dtype=tf.int64)
+    mask = positions < count
+    index = tf.where(mask, positions, 0)
+    if sampled:
+      index = randomness.example_order(
+          index, num_examples=num_examples, seed=_SAMPLE_SEED)
+    return {'index': index, 'mask': mask, 'draws': (tf.zeros(
+        [rows.per_chunk, 0]),)}
+
+  def finish(chunk: _Batch) -> _Batch:
+    mask = chunk['mask']
+    for key in {'index', 'label'} & set(chunk):
+      chunk[key] = tf.where(mask, chunk[key], -1)
+    del chunk['draws']
+    (chunk['image'],) = chunk.pop('crops')
+    return chunk
+
+  steps = -(-count // batch_size)
+  chunks = tf.data.Dataset.range(steps * rows.chunks_per_step).map(chunk)
+  chunks = _crops(
+      chunks, source, rows,
+      [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
+      image_size or _test_size(config))
+  chunks = chunks.map(finish, tf.data.AUTOTUNE)
+  return _join_chunks(chunks, rows.chunks_per_step, steps)
+
+
+def _test_size(config: ml_collections.ConfigDict) -> int:
+  return config.test_image_size or config.image_size
+
+
+def _shuffled_chunks(
+    source: Source, rows: _Rows, start_step: int, total_steps: int,
+    seed: int) -> tf.data.Dataset:
+  """`first`, a chunk's first position, and `index` [rows], int64."""
+  def chunk(number: tf.Tensor) -> _Batch:
+    first = rows.first_position(number)
+    positions = first + tf.range(rows.per_chunk, dtype=tf.int64)
+    return {'first': first, 'index': randomness.example_order(
+        positions, num_examples=source.num_examples, seed=seed)}
+
+  numbers = tf.data.Dataset.range(
+      start_step * rows.chunks_per_step, total_steps * rows.chunks_per_step)
+  return numbers.map(chunk)
+
+
+def _random_crops(
+    chunks: tf.data.Dataset, source: Source, rows: _Rows,
+    settings: Sequence[ml_collections.ConfigDict], *, seed: int,
+    streams: Sequence[int], size: int) -> tf.data.Dataset:
+  """Adds `draws`, one array for each view, and `crops`."""
+  def draw(chunk: _Batch) -> _Batch:
+    first = chunk.pop('first')
+    chunk['draws'] = tuple(
+        randomness.uniform_draws(
+            first, rows.per_chunk, views.NUM_DRAWS, seed=seed, stream=stream)
+        for stream in streams)
+    return chunk
+
+  def box_fn(view_settings: ml_collections.ConfigDict) -> _BoxFn:
+    return lambda draws, sizes: views.crop_boxes(draws, sizes, view_settings)
+
+  return _crops(chunks.map(draw), source, rows,
+                [box_fn(s) for s in settings], size)
+
+
+def _crops(
+    chunks: tf.data.Dataset, source: Source, rows: _Rows,
+    box_fns: Sequence[_BoxFn], size: int) -> tf.data.Dataset:
+  """Adds `crops`, a tuple of float32 [rows, size, size, 3], and `label`.
+
+  Args:
+    chunks: of `index`, int64 [rows], and `draws`, a tuple of [rows, D].
+    source: to read from.
+    rows: of a chunk.
+    box_fns: as many as draws.
+    size: of a crop after resizing.
+  """
+  if isinstance(source, InMemorySource):
+    tensors = source.tensors  # copied here, not while tracing
+    return chunks.map(
+        lambda chunk: _crop_in_memory(chunk, tensors, box_fns, size),
+        tf.data.AUTOTUNE)
+
+  def read(chunk: _Batch) -> _Batch:
+    records = tf.numpy_function(
+        source.read, [chunk['index']], tf.string, stateful=False)
+    return chunk | {'record': tf.ensure_shape(records, [rows.per_chunk])}
+
+  return (chunks.map(read, tf.data.AUTOTUNE).unbatch()
+          .map(lambda example: _crop_encoded(example, source, box_fns, size),
+               tf.data.AUTOTUNE)
+          .batch(rows.per_chunk, drop_remainder=True))
+
+
+def _crop_in_memory(
+    chunk: _Batch, tensors: dict[str, tf.Tensor],
+    box_fns: Sequence[_BoxFn], size: int) -> _Batch:
+  gathered = {key: tf.gather(tensor, chunk['index'])
+              for key, tensor in tensors.items()}
+  images = gathered.pop('image')
+  count, height, width = images.shape[:3]
+  sizes = tf.constant([[height, width]] * count)
+  crops = tuple(
+      crop.crop_and_resize(images, box_fn(draws, sizes), size)
+      for box_fn, draws in zip(box_fns, chunk['draws'], strict=True))
+  return chunk | gathered | {'crops': crops}
+
+
+def _crop_encoded(
+    example: _Batch, source: EncodedSource, box_fns: Sequence[_BoxFn],
+    size: int) -> _Batch:
+  """One example: only the boxes of a JPEG are decoded."""
+  parsed = source.parse(example.pop('record'), example['index'])
+  encoded = parsed.pop('image')
+
+  def boxes(shape: tf.Tensor) -> list[tf.Tensor]:
+    sizes = shape[tf.newaxis, :2]
+    return [box_fn(draws[tf.newaxis], sizes)[0]
+            for box_fn, draws in zip(box_fns, example['draws'], strict=True)]
+
+  def from_jpeg() -> tuple[tf.Tensor, ...]:
+    shape = tf.io.extract_jpeg_shape(encoded)
+    return tuple(
+        crop.resize(tf.image.decode_and_crop_jpeg(encoded, box, channels=3),
+                    size)
+        for box in boxes(shape))
+
+  def from_other() -> tuple[tf.Tensor, ...]:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tuple(
+        crop.resize(tf.image.crop_to_bounding_box(image, *tf.unstack(box)),
+                    size)
+        for box in boxes(tf.shape(image)))
+
+  crops = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+  return example | parsed | {'crops': crops}
+
+
+def _join_chunks(
+    chunks: tf.data.Dataset, chunks_per_step: int,
+    num_steps: int) -> tf.data.Dataset:
+  """Batches of chunks_per_step chunks, with int32 indices, prefetched."""
+  def join(batch: _Batch) -> _Batch:
+    batch = tf.nest.map_structure(
+        lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]),
+        batch)
+    return batch | {'index': tf.cast(batch['index'], tf.int32)}
+
+  dataset = chunks.batch(chunks_per_step, drop_remainder=True)
+  dataset = dataset.map(join, tf.data.AUTOTUNE)
+  dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
+  options = tf.data.Options()
+  options.deterministic = True
+  # Chunks are made in parallel, so one thread each is best, and it keeps the
+  # order of every sum independent of how many cores there are.
+  options.threading.max_intra_op_parallelism = 1
+  return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -1,0 +1,52 @@
+"""Opens a dataset: `create_source(config, split)`.
+
+`config.data` says which:
+  tfds:NAME[/CONFIG][:VERSION]  an image dataset of TFDS; `/VERSION` works too
+  folder:PATH                   a folder of images, see `folder`
+  arrays:PATH.npz               images in NumPy arrays, see `arrays`
+  fake[:N]                      N deterministic random images, see `arrays`
+"""
+
+import ml_collections
+
+from byol_jax.config import ConfigError
+from byol_jax.data import arrays
+from byol_jax.data.examples import Source
+
+
+def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
+  """Opens one split of `config.data`.
+
+  Args:
+    config: `data`, `data_dir`, `cache_bytes`, `image_size`, `train_split` and
+      `max_bad_image_share` are read.
+    split: as the dataset calls it.
+
+  Returns:
+    A source of at least one example.
+
+  Raises:
+    ConfigError: there is no such dataset or split, or it cannot be used; the
+      message says what there is.
+  """
+  kind, _, place = config.data.partition(':')
+  if kind == 'fake':
+    return arrays.create_fake_source(place, split, config.image_size)
+  if kind == 'arrays' and place:
+    return arrays.create_arrays_source(place, split)
+  # Imported here: TFDS and Pillow are not needed by the other sources.
+  # pylint: disable=g-import-not-at-top
+  if kind == 'tfds' and place:
+    from byol_jax.data import tfds_source
+    return tfds_source.create_tfds_source(
+        place, split, data_dir=config.data_dir,
+        cache_bytes=config.cache_bytes)
+  if kind == 'folder' and place:
+    from byol_jax.data import folder
+    return folder.create_folder_source(
+        place, split, train_split=config.train_split,
+        cache_bytes=config.cache_bytes,
+        max_bad_share=config.max_bad_image_share)
+  raise ConfigError(
+      f'data is {config.data!r}; expected tfds:NAME, folder:PATH, '
+      'arrays:PATH.npz or fake')

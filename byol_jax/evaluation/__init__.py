@@ -1,0 +1,1 @@
+"""Evaluation of frozen encoders; each protocol yields (name, value)."""

@@ -1,0 +1,114 @@
+"""Features: what a frozen network makes of every example of a split."""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from byol_jax.networks import network as network_lib
+from byol_jax.training import devices
+from byol_jax.training import state as state_lib
+
+Predict = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """One row for each example, in the order of `index`.
+
+  Attributes:
+    embedding: f32[N, D], of the online encoder.
+    index: i32[N], the examples' ids in their source, rising.
+    label: i32[N], or None where there are no labels.
+    projection: f32[N, P], or None where it was not asked for.
+    logits: f32[N, num_classes] of the online probe, or None.
+  """
+
+  embedding: np.ndarray
+  index: np.ndarray
+  label: np.ndarray | None = None
+  projection: np.ndarray | None = None
+  logits: np.ndarray | None = None
+
+
+def online_variables(state: state_lib.TrainState) -> dict[str, Any]:
+  """What is evaluated and exported: the online network, as it stands."""
+  return {
+      'params': state.online_params, 'batch_stats': state.online_batch_stats}
+
+
+def make_predict(
+    network: network_lib.Network, outputs: Sequence[str] = ('embedding',)
+) -> Predict:
+  """Maps the network, with its running statistics, over this host's devices.
+
+  Args:
+    network: an unbound module.
+    outputs: names of fields of `networks.network.Outputs`.
+
+  Returns:
+    `predict(variables, images f32[B, H, W, C] in [0, 1])`, a dictionary of
+    those outputs [B, ...] on the host. What the network does not have (a
+    probe) is left out.
+  """
+  def predict(variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    if tuple(outputs) == ('embedding',):
+      return {'embedding': network.apply(
+          variables, images, train=False, method='encode')}
+    made = network.apply(variables, images, train=False)
+    found = {name: getattr(made, name) for name in outputs}
+    return {name: x for name, x in found.items() if x is not None}
+
+  return devices.make_predict(predict)
+
+
+def extract_features(
+    predict: Predict, variables: Any, batches: Iterable[dict[str, np.ndarray]]
+) -> Features:
+  """Streams a split through the network, once.
+
+  Args:
+    predict: see `make_predict`. It compiles once if all batches are of one
+      size, which is what the mask is for.
+    variables: `params` and `batch_stats`.
+    batches: of this process's share: `image` f32[B, H, W, C], `index` i32[B],
+      `mask` bool[B] (False: padding, dropped), and `label` i32[B] or not.
+
+  Returns:
+    The features of all processes' shares, the same on every process.
+
+  Raises:
+    ValueError: if there was not one example.
+  """
+  variables = devices.replicate(variables)
+  rows = []
+  for batch in batches:
+    mask = np.asarray(batch['mask'])
+    row = predict(variables, batch['image'])
+    row |= {k: batch[k] for k in ('index', 'label') if k in batch}
+    rows.append({k: np.asarray(x)[mask] for k, x in row.items()})
+  if not rows:
+    raise ValueError('no examples to extract features from')
+  columns = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+  columns = _gather_processes(columns)
+  order = np.argsort(columns['index'], kind='stable')
+  return Features(**{k: x[order] for k, x in columns.items()})
+
+
+def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Joins every process's rows, of which some may have more than others."""
+  if jax.process_count() == 1:
+    return columns
+  count = len(columns['index'])
+  counts = multihost_utils.process_allgather(np.asarray(count))
+  padding = int(counts.max()) - count
+
+  def gather(x: np.ndarray) -> np.ndarray:
+    padded = np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+    shares = multihost_utils.process_allgather(padded)
+    return np.concatenate([s[:n] for s, n in zip(shares, counts)])
+
+  return jax.tree.map(gather, columns)

@@ -1,0 +1,70 @@
+"""What a pretraining run looks at while it runs."""
+
+from collections.abc import Iterator
+
+import ml_collections
+
+from byol_jax.data import examples
+from byol_jax.evaluation import accuracy
+from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import features as features_lib
+from byol_jax.evaluation import knn
+from byol_jax.evaluation import protocols
+from byol_jax.networks import network as network_lib
+from byol_jax.training import state as state_lib
+
+
+class Evaluator:
+  """Evaluates the online network of a state; compiles once for all states."""
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, network: network_lib.Network,
+      train_source: examples.Source, test_source: examples.Source | None):
+    """Without a test split or labels, only what needs neither is measured.
+
+    Args:
+      config: of the run.
+      network: an unbound module.
+      train_source: its first `config.knn.max_train_examples` are the kNN's
+        bank.
+      test_source: what every figure is measured on; None: `train_source`,
+        as far as the bank goes, and no kNN.
+    """
+    self._config = config
+    self._train_source = train_source
+    self._test_source = test_source
+    self._encode = features_lib.make_predict(network)
+    self._predict_all = features_lib.make_predict(
+        network, ('embedding', 'projection', 'logits'))
+    self._is_labelled = (
+        test_source is not None and test_source.num_classes is not None
+        and train_source.num_classes is not None)
+
+  def run(self, state: state_lib.TrainState) -> Iterator[tuple[str, float]]:
+    """Evaluates one state.
+
+    Args:
+      state: of the run, replicated or not.
+
+    Yields:
+      `knn/test_top1`, `online_probe/test_top1`,
+      `diagnostics/embedding_rank` and so on.
+    """
+    config = self._config
+    limit = config.knn.max_train_examples
+    variables = features_lib.online_variables(state)
+    test = features_lib.extract_features(
+        self._predict_all, variables, protocols.eval_batches(
+            self._test_source or self._train_source, config,
+            None if self._test_source else limit))
+    if self._is_labelled:
+      train = features_lib.extract_features(
+          self._encode, variables,
+          protocols.eval_batches(self._train_source, config, limit))
+      yield from knn.run(
+          train, test, k=config.knn.k, temperature=config.knn.temperature,
+          num_classes=self._train_source.num_classes)
+      if test.logits is not None:
+        top1 = accuracy.top_accuracy(test.logits, test.label, count=1)
+        yield 'online_probe/test_top1', float(top1)
+    yield from diagnostics.run(test)

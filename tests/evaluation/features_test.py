@@ -1,0 +1,144 @@
+"""Extraction: every example once, in order, through the frozen network."""
+
+from unittest import mock
+
+from absl.testing import absltest
+from absl.testing import parameterized
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import config as config_lib
+from byol_jax.evaluation import features
+from byol_jax.networks import network as network_lib
+
+
+class _Pixels(nn.Module):
+  """Embeds an image as its normalised corner pixel; counts its traces."""
+
+  traces = []
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    self.traces.append(x.shape)
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    return x[:, 0, 0]
+
+
+def _network(num_classes=None):
+  config = config_lib.get_base_config()
+  config.projector.hidden_size = config.projector.output_size = 4
+  config.predictor.hidden_size = 4
+  return network_lib.create_network(config, num_classes, _Pixels())
+
+
+def _batches(count, batch_size, labelled=True):
+  """Example n is an image of n / count; the last batch is filled up."""
+  for start in range(0, count, batch_size):
+    index = np.arange(start, start + batch_size, dtype=np.int32)
+    mask = index < count
+    index = np.where(mask, index, -1)
+    value = np.where(mask, index / count, 1e9).astype(np.float32)
+    batch = {
+        'image': np.tile(value[:, None, None, None], (1, 2, 2, 3)),
+        'index': index, 'mask': mask}
+    yield batch | ({'label': index % 7} if labelled else {})
+
+
+class FeaturesTest(parameterized.TestCase):
+
+  @parameterized.parameters((37, 8), (32, 8), (3, 8), (37, 6), (5, 1))
+  def test_every_example_once_in_order(self, count, batch_size):
+    """A ragged last batch, and batches that four devices do not divide."""
+    self.assertEqual(jax.local_device_count(), 4)
+    network = _network()
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    got = features.extract_features(
+        features.make_predict(network), variables, _batches(count, batch_size))
+    np.testing.assert_array_equal(got.index, np.arange(count))
+    np.testing.assert_array_equal(got.label, np.arange(count) % 7)
+    images = np.tile(
+        (np.arange(count, dtype=np.float32) / count)[:, None, None, None],
+        (1, 2, 2, 3))
+    np.testing.assert_allclose(
+        got.embedding, network.apply(variables, images, method='encode'),
+        atol=1e-6)
+    self.assertIsNone(got.projection)
+
+  def test_rows_are_sorted_by_index(self):
+    network = _network()
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    forward = list(_batches(20, 8))
+    predict = features.make_predict(network)
+    one = features.extract_features(predict, variables, forward)
+    two = features.extract_features(predict, variables, forward[::-1])
+    np.testing.assert_array_equal(one.embedding, two.embedding)
+    np.testing.assert_array_equal(one.label, two.label)
+
+  def test_without_labels(self):
+    network = _network()
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    got = features.extract_features(
+        features.make_predict(network), variables, _batches(5, 4, False))
+    self.assertIsNone(got.label)
+
+  def test_all_outputs_and_running_statistics(self):
+    network = _network(num_classes=3)
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    stats = jax.tree.map(lambda x: x + 0.5, variables['batch_stats'])
+    variables = {'params': variables['params'], 'batch_stats': stats}
+    predict = features.make_predict(
+        network, ('embedding', 'projection', 'logits'))
+    got = features.extract_features(predict, variables, _batches(9, 4))
+    images = np.concatenate([b['image'][b['mask']] for b in _batches(9, 4)])
+    expected = network.apply(variables, images)
+    for name in ('embedding', 'projection', 'logits'):
+      np.testing.assert_allclose(
+          getattr(got, name), getattr(expected, name), atol=1e-5)
+
+  def test_network_without_probe_has_no_logits(self):
+    network = _network()
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    predict = features.make_predict(network, ('embedding', 'logits'))
+    got = features.extract_features(predict, variables, _batches(4, 4))
+    self.assertIsNone(got.logits)
+
+  def test_compiles_once(self):
+    network = _network()
+    variables = network.init(jax.random.key(0), jnp.zeros((2, 2, 2, 3)))
+    predict = features.make_predict(network)
+    _Pixels.traces.clear()
+    for _ in range(2):
+      features.extract_features(predict, variables, _batches(37, 8))
+    self.assertLen(_Pixels.traces, 1)
+
+  def test_processes_rows_are_joined(self):
+    """Two processes of 3 and 2 rows: padded to gather, then cut again."""
+    shares = [
+        {'index': np.array([0, 2, 4], np.int32),
+         'embedding': np.array([[0], [2], [4]], np.float32)},
+        {'index': np.array([1, 3], np.int32),
+         'embedding': np.array([[1], [3]], np.float32)}]
+
+    def allgather(x):
+      x = np.asarray(x)
+      if not x.ndim:
+        return np.array([3, 2])
+      other = shares[1]['index' if x.ndim == 1 else 'embedding']
+      return np.stack([x, np.concatenate([other, np.zeros_like(x[:1])])])
+
+    with mock.patch.object(jax, 'process_count', return_value=2), (
+        mock.patch.object(
+            features.multihost_utils, 'process_allgather', allgather)):
+      got = features._gather_processes(shares[0])
+    np.testing.assert_array_equal(got['index'], [0, 2, 4, 1, 3])
+    np.testing.assert_array_equal(got['embedding'][:, 0], [0, 2, 4, 1, 3])
+
+  def test_nothing_to_extract(self):
+    with self.assertRaisesRegex(ValueError, 'no examples'):
+      features.extract_features(lambda v, x: {}, {}, [])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,6 +1,7 @@
 """Signs of collapse: how many directions embeddings use, and how evenly."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 
 import ml_collections
 import numpy as np

@@ -1,6 +1,8 @@
 """Features: what a frozen network makes of every example of a split."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -109,6 +111,7 @@ def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   def gather(x: np.ndarray) -> np.ndarray:
     padded = np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
     shares = multihost_utils.process_allgather(padded)
-    return np.concatenate([s[:n] for s, n in zip(shares, counts)])
+    return np.concatenate([s[:n] for s, n in zip(
+        shares, counts, strict=True)])
 
   return jax.tree.map(gather, columns)

@@ -13,8 +13,12 @@ asks for. `train_on_images` is the paper's: every batch of randomly cropped and
 flipped images goes through the encoder, and embeddings are used as they are.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import functools
+import itertools
 from typing import Any
 
 from absl import logging
@@ -226,8 +230,8 @@ def train_on_images(
   variables = jax.tree.map(jnp.copy, variables)
   p_step = devices.pmap_train_step(step)
   state = devices.replicate((variables, heads))
-  for n, batch in zip(range(1, total_steps + 1), devices.prefetch(
-      _weighted(batches, held_out))):
+  weighted = itertools.islice(_weighted(batches, held_out), total_steps)
+  for n, batch in enumerate(devices.prefetch(weighted), start=1):
     state, _ = p_step(state, batch)
     if n % max(total_steps // 20, 1) == 0:
       logging.info('linear: %d of %d steps', n, total_steps)

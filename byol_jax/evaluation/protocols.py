@@ -5,7 +5,8 @@ and yields (name, value). Its settings are what makes a figure comparable with
 another.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -14,8 +15,8 @@ import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
-from byol_jax.data import pipeline
 from byol_jax.data import examples
+from byol_jax.data import pipeline
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import knn
 from byol_jax.evaluation import linear

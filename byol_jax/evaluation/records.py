@@ -102,7 +102,8 @@ def table(records: list[Record]) -> str:
     encoder = (
         'random init' if record['random_init'] else f'step {record["step"]}')
     rows.append((encoder, describe(record), *figures))
-  widths = [max(map(len, column)) for column in zip(*rows)]
+  widths = [max(map(len, column)) for column in zip(
+      *rows, strict=True)]
   return '\n'.join(
       '  '.join((
           row[0].ljust(widths[0]), row[1].ljust(widths[1]),

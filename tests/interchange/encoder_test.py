@@ -79,7 +79,8 @@ class EncoderTest(parameterized.TestCase):
 
   def test_equals_the_online_network(self):
     got = self.encode(self.images)
-    np.testing.assert_allclose(got, self._expected(self.images), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        got, self._expected(self.images), rtol=1e-5, atol=1e-5)
     self.assertGreater(np.abs(got).max(), 1e-2)
     self.assertEqual(got.shape, (3, self.encode.embedding_size))
     self.assertEqual(got.dtype, jnp.float32)
@@ -146,7 +147,7 @@ class ImportTest(absltest.TestCase):
 
   def test_unknown_name(self):
     with self.assertRaises(AttributeError):
-      byol_jax.load_decoder  # pylint: disable=pointless-statement
+      _ = byol_jax.load_decoder
 
 
 if __name__ == '__main__':

@@ -1,0 +1,170 @@
+"""Evaluates a pretrained encoder, frozen, by kNN or a linear probe.
+
+    python -m byol_jax.evaluate --checkpoint=WORKDIR --protocol=knn,linear \
+        [--data=tfds:NAME] [--config.FIELD=VALUE ...]
+    python -m byol_jax.evaluate --checkpoint=random --config=configs/NAME.py \
+        --protocol=knn --output=DIR
+
+The config is the checkpoint's; `--config.FIELD=VALUE` overrides what an
+evaluation depends on, such as `--config.knn.k=20`. The second form evaluates
+the encoder of a config at random initialisation, for comparison. Figures are
+printed, and written with their settings to
+WORKDIR/evaluations/PROTOCOL-DATASET.json.
+"""
+
+from collections.abc import Sequence
+import functools
+import sys
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from byol_jax import config as config_lib
+from byol_jax import jobs
+
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None,
+    'Workdir of a run, or "random" with --config for a random initialisation.')
+_PROTOCOL = flags.DEFINE_list(
+    'protocol', ['knn'], 'knn, linear, or both with a comma.')
+_DATA = flags.DEFINE_string(
+    'data', None, 'Another dataset, as config.data; mind its '
+    '--config.train_split and --config.test_split.')
+_CONFIG = flags.DEFINE_string(
+    'config', None, 'A file of configs/, for --checkpoint=random. '
+    '--config.FIELD=VALUE overrides a field in either case.')
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'Where evaluations/ goes; the default is --checkpoint.')
+
+_RANDOM = 'random'
+
+# What an evaluation depends on; the rest is the checkpoint's own.
+_FIELDS = (
+    'data', 'data_dir', 'train_split', 'test_split', 'test_image_size',
+    'test_crop_ratio', 'max_bad_image_share', 'cache_bytes', 'seed',
+    'evaluate_batch_size', 'knn.', 'linear.')
+
+
+def take_overrides(argv: list[str]) -> list[str]:
+  """Removes `--config.FIELD=VALUE` from `argv` and returns them.
+
+  Which config they override is known only once the other flags are.
+  """
+  overrides = [arg for arg in argv[1:] if arg.startswith('--config.')]
+  argv[:] = [arg for arg in argv if arg not in overrides]
+  return overrides
+
+
+def override(
+    config: ml_collections.ConfigDict | str, overrides: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """Applies `--config.FIELD=VALUE` arguments, typed as in any other job.
+
+  Args:
+    config: a configuration, or a file of `configs/`.
+    overrides: arguments.
+
+  Raises:
+    ConfigError: for an unknown field, a value of the wrong type, or a file
+      that is none.
+  """
+  values = flags.FlagValues()
+  argv = ['evaluate', *overrides]
+  for argument in overrides:
+    if '=' not in argument:
+      raise config_lib.ConfigError(
+          f'{argument}: expected --config.FIELD=VALUE, with an equals sign')
+  try:
+    if isinstance(config, str):
+      argv.insert(1, f'--config={config}')
+      config_flags.DEFINE_config_file(
+          'config', flag_values=values, sys_argv=argv)
+    else:
+      config_flags.DEFINE_config_dict(
+          'config', config, flag_values=values, sys_argv=argv)
+    values(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
+          OSError) as error:
+    raise config_lib.ConfigError(f'--config: {error}') from None
+  return values.config
+
+
+def check_overridden(
+    original: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> None:
+  """Raises ConfigError if a field changed that the checkpoint has fixed."""
+  for line in config_lib.differences(original, config):
+    name = line.split(':')[0]
+    if not any(name == field or (field.endswith('.') and name.startswith(field))
+               for field in _FIELDS):
+      raise config_lib.ConfigError(
+          f'config.{name} belongs to the checkpoint ({line.split(": ")[1]}); '
+          f'an evaluation may override {", ".join(_FIELDS)}')
+
+
+def _restore(overrides: Sequence[str]) -> tuple[
+    ml_collections.ConfigDict, Any, Any]:
+  """The config as overridden, the network, and the state."""
+  from byol_jax.training import checkpoint
+  if _CONFIG.value:
+    raise config_lib.ConfigError(
+        '--config goes with --checkpoint=random; a workdir has its own '
+        'config.json, override its fields by --config.FIELD=VALUE')
+  original, network, state = checkpoint.restore_workdir(_CHECKPOINT.value)
+  config = override(original.copy_and_resolve_references(), overrides)
+  check_overridden(original, config)
+  return config, network, state
+
+
+def _initialise(overrides: Sequence[str]) -> tuple[
+    ml_collections.ConfigDict, Any, Any]:
+  """The same of a config that no run has trained."""
+  from byol_jax.networks import network as network_lib
+  from byol_jax.training import optimizers
+  from byol_jax.training import state as state_lib
+  if not _CONFIG.value:
+    raise config_lib.ConfigError(
+        '--checkpoint=random needs --config=configs/NAME.py')
+  config = override(_CONFIG.value, overrides)
+  config_lib.validate(config)
+  network = network_lib.create_network(config, None)
+  tx = optimizers.create_optimizer(config, lambda _: 0.0)
+  return config, network, state_lib.create_train_state(network, tx, config)
+
+
+def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
+  """Restores, evaluates, prints, writes."""
+  if _DATA.value:
+    overrides = [*overrides, f'--config.data={_DATA.value}']
+  is_random = _CHECKPOINT.value == _RANDOM
+  output = _OUTPUT.value or (None if is_random else _CHECKPOINT.value)
+  config, network, state = (_initialise if is_random else _restore)(overrides)
+
+  # Imported here, so that --help and a wrong path answer at once.
+  from byol_jax.data import sources
+  from byol_jax.evaluation import features
+  from byol_jax.evaluation import final
+  from byol_jax.evaluation import records
+  train_source = sources.create_source(config, config.train_split)
+  test_source = None
+  if config.test_split:
+    test_source = sources.create_source(config, config.test_split)
+  evaluator = final.FinalEvaluator(
+      config, network, train_source, test_source, _PROTOCOL.value)
+  made, _ = evaluator.run(
+      features.online_variables(state), step=int(state.step),
+      checkpoint='' if is_random else _CHECKPOINT.value,
+      random_init=is_random)
+  print(f'{config.data}, {config.encoder}; learns from '
+        f'{config.train_split!r} ({made[0]["num_train_examples"]}), measured '
+        f'on {config.test_split!r} ({made[0]["num_test_examples"]})')
+  print(records.table(made))
+  for record in made if output else ():
+    print(f'wrote {records.write(output, record)}')
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('checkpoint')
+  jobs.run(functools.partial(main, overrides=take_overrides(sys.argv)))

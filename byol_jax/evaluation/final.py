@@ -1,0 +1,163 @@
+"""The end of a run: its encoder against the same one at random."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import statistics
+from typing import Any
+
+import jax
+import ml_collections
+
+from byol_jax.data import examples
+from byol_jax.evaluation import features as features_lib
+from byol_jax.evaluation import history
+from byol_jax.evaluation import neighbors
+from byol_jax.evaluation import protocols
+from byol_jax.evaluation import records
+from byol_jax.evaluation import report
+from byol_jax.networks import network as network_lib
+from byol_jax.training import state as state_lib
+
+
+class FinalEvaluator:
+  """Runs protocols on one encoder after the other; compiles once for all."""
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, network: network_lib.Network,
+      train_source: examples.Source, test_source: examples.Source,
+      protocol_names: Sequence[str]):
+    """Raises ConfigError for what the data cannot give."""
+    protocols.check(protocol_names, config, train_source, test_source)
+    self._config = config
+    self._network = network
+    self._sources = train_source, test_source
+    self._protocols = tuple(protocol_names)
+    self._predict = features_lib.make_predict(network)
+
+  def run(
+      self, variables: Any, *, step: int, checkpoint: str = '',
+      random_init: bool = False,
+  ) -> tuple[list[records.Record], protocols.Splits]:
+    """Evaluates one encoder.
+
+    Args:
+      variables: `params` and `batch_stats`.
+      step: that they stand at.
+      checkpoint: the workdir they come from, for the record.
+      random_init: whether they never learned anything.
+
+    Returns:
+      One record for each protocol, and the features they share.
+    """
+    config = self._config
+    splits = protocols.extract_splits(
+        self._predict, variables, config, *self._sources)
+    made = []
+    for protocol in self._protocols:
+      metrics = dict(protocols.run(
+          protocol, config, self._network, variables, self._sources[0],
+          splits))
+      made.append(records.create_record(
+          protocol, config, splits, metrics, checkpoint=checkpoint, step=step,
+          random_init=random_init))
+    return made, splits
+
+
+def evaluate_and_report(
+    config: ml_collections.ConfigDict, network: network_lib.Network,
+    state: state_lib.TrainState, initial_state: state_lib.TrainState,
+    train_source: examples.Source, test_source: examples.Source | None,
+    workdir: str,
+) -> None:
+  """Writes a run's evaluations, its result.json and its report.html.
+
+  Args:
+    config: of the run.
+    network: of the run.
+    state: the last one.
+    initial_state: the same network before its first step.
+    train_source: where there are no labels, nothing is evaluated.
+    test_source: or None, likewise.
+    workdir: of the run.
+  """
+  variables = features_lib.online_variables(state)
+  names = protocols_to_run(config, train_source, test_source)
+  made = []
+  if names:
+    print('final evaluation: the encoder, then the same one at random')
+    evaluator = FinalEvaluator(
+        config, network, train_source, test_source, names)
+    made, splits = evaluator.run(
+        variables, step=int(state.step), checkpoint=str(workdir))
+    made += evaluator.run(
+        features_lib.online_variables(initial_state), step=0,
+        random_init=True)[0]
+  else:
+    splits = _sample_splits(
+        config, network, variables, train_source, test_source)
+  if jax.process_index():
+    return
+  for record in made:
+    records.write(workdir, record)
+  neighbors.find(
+      config, train_source, test_source, splits.train, splits.test,
+  ).write(workdir)
+  result = json.dumps(create_result(made, workdir), indent=2)
+  (pathlib.Path(workdir) / 'result.json').write_text(result + '\n')
+  page = report.write_report(workdir)
+  if made:
+    print(records.table(made))
+  print(f'report: {page}')
+
+
+def protocols_to_run(
+    config: ml_collections.ConfigDict, train_source: examples.Source,
+    test_source: examples.Source | None,
+) -> tuple[str, ...]:
+  """`config.final_protocols`, or none where labels or a test split lack.
+
+  Raises:
+    ConfigError: if the settings of one of them do not fit the data.
+  """
+  if test_source is None or None in (
+      train_source.num_classes, test_source.num_classes):
+    return ()
+  protocols.check(config.final_protocols, config, train_source, test_source)
+  return tuple(config.final_protocols)
+
+
+def _sample_splits(
+    config: ml_collections.ConfigDict, network: network_lib.Network,
+    variables: Any, train_source: examples.Source,
+    test_source: examples.Source | None,
+) -> protocols.Splits:
+  """Features for the report's pictures alone, where there are no labels."""
+  predict = features_lib.make_predict(network)
+  limit = config.knn.max_train_examples
+  return protocols.Splits(*(
+      features_lib.extract_features(
+          predict, variables, protocols.eval_batches(source, config, limit))
+      for source in (train_source, test_source or train_source)))
+
+
+def create_result(
+    made: Sequence[records.Record], workdir: str | pathlib.Path
+) -> dict[str, float]:
+  """The figures that other programs read.
+
+  `linear_top1`, `knn_top1` and the same after `random_init_`, in [0, 1], where
+  they were measured; `images_per_second`, the median over the run's log rows;
+  `seconds`, which pretraining took without evaluations.
+  """
+  result = {}
+  for record in made:
+    prefix = 'random_init_' if record['random_init'] else ''
+    name = record['protocol']
+    result[f'{prefix}{name}_top1'] = record['metrics'][f'{name}/test_top1']
+  curves = history.read_curves(workdir)
+  if 'perf/images_per_second' in curves:
+    result['images_per_second'] = statistics.median(
+        curves['perf/images_per_second'][1])
+    result['seconds'] = curves['perf/seconds'][1][-1]
+  return result

@@ -1,0 +1,313 @@
+"""WORKDIR/report.html: how a run went, in one file that stands alone.
+
+It is made from what is in the workdir (config.json, metrics.jsonl,
+evaluations/*.json, neighbors.npz, views.png), so it can be made again, or of a
+run that is not finished. What is not there is left out.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import html
+import json
+import pathlib
+import statistics
+
+import ml_collections
+import numpy as np
+
+from byol_jax import config as config_lib
+from byol_jax.evaluation import advice
+from byol_jax.evaluation import charts
+from byol_jax.evaluation import history
+from byol_jax.evaluation import neighbors as neighbors_lib
+from byol_jax.evaluation import page
+from byol_jax.evaluation import records as records_lib
+
+Curves = Mapping[str, history.Curve]
+
+
+def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes WORKDIR/report.html anew.
+
+  Args:
+    workdir: of a run, finished or not.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    ConfigError: if there is no run in `workdir`.
+  """
+  workdir = pathlib.Path(workdir)
+  if not (workdir / 'config.json').exists():
+    raise config_lib.ConfigError(
+        f'no config.json in {workdir}: expected the --workdir of a '
+        'byol_jax.pretrain run')
+  config = config_lib.from_dict(
+      json.loads((workdir / 'config.json').read_text()))
+  curves = history.read_curves(workdir)
+  records = records_lib.read_all(workdir)
+  path = workdir / 'report.html'
+  path.write_text(page.render(
+      f'BYOL {config.data} {config.encoder}', [
+          _header(config, curves, records, workdir.resolve().name),
+          _signs(config, curves, records),
+          _probes(records),
+          _curves(curves),
+          _views(workdir / 'views.png'),
+          _neighbors(neighbors_lib.read(workdir)),
+          _throughput(config, curves),
+          _config(config)]), encoding='utf-8')
+  return path
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours} h {minutes:02} min' if hours else (
+      f'{minutes} min {seconds:02} s')
+
+
+def _last_step(curves: Curves) -> int:
+  return max((steps[-1] for steps, _ in curves.values()), default=0)
+
+
+def _header(
+    config: ml_collections.ConfigDict, curves: Curves,
+    records: Sequence[records_lib.Record], name: str,
+) -> str:
+  """What the run was, and its figures in large."""
+  step = _last_step(curves)
+  about = (
+      f'Run {name}: {config.encoder} on {config.data}, {step} steps of '
+      f'{config.batch_size} images at {config.image_size} pixels, target '
+      f'{config.target}, {config.optimizer}.')
+  figures = []
+  for record in records:
+    protocol = record['protocol']
+    if not record['random_init'] and record['data'] == config.data:
+      top1 = record['metrics'][f'{protocol}/test_top1']
+      figures.append((f'{100 * top1:.1f} %', f'{protocol} top-1, test split'))
+  last = history.last_values(curves)
+  if 'perf/images_per_second' in curves:
+    rate = statistics.median(curves['perf/images_per_second'][1])
+    figures += [
+        (charts.format_number(rate), 'images per second'),
+        (_clock(last['perf/seconds']), 'of pretraining')]
+  if 'train/loss' in last:
+    figures.append((f'{last["train/loss"]:.3f}', 'loss, of 8 at most'))
+  return (
+      f'<h1>BYOL pretraining report</h1>{page.paragraph(about, "sub")}'
+      f'{page.tiles(figures)}')
+
+
+def _signs(
+    config: ml_collections.ConfigDict, curves: Curves,
+    records: Sequence[records_lib.Record],
+) -> str:
+  """Whether anything looks bad, and what to try next if so."""
+  if not curves:
+    return ''
+  sentences = advice.suggest(config, curves, records)
+  if sentences:
+    body = page.box('Something looks wrong', sentences, bad=True)
+  else:
+    last = history.last_values(curves)
+    looked_at = [
+        f'{name} {charts.format_number(last[name])}' for name in (
+            'train/embedding_std', 'train/projection_std',
+            'diagnostics/embedding_rank', 'diagnostics/projection_rank')
+        if name in last]
+    body = page.box(
+        'No sign of collapse', [', '.join(looked_at)] if looked_at else [],
+        bad=False)
+  return page.section(
+      'What to try next' if sentences else 'Health', body)
+
+
+def _probes(records: Sequence[records_lib.Record]) -> str:
+  """Pretrained against random initialisation, protocol by protocol."""
+  if not records:
+    return ''
+  by_kind = {}
+  for record in records:
+    key = record['protocol'], record['data'], record['test_split']
+    by_kind.setdefault(key, {})[record['random_init']] = record
+  rows = []
+  for (protocol, data, split), pair in by_kind.items():
+    shown = pair.get(False) or pair[True]
+    for count in (1, 5):
+      name = f'{protocol}/test_top{count}'
+      if name not in shown['metrics']:
+        continue
+      values = [
+          pair[key]['metrics'].get(name) if key in pair else None
+          for key in (True, False)]
+      rows.append([
+          (f'{records_lib.describe(shown)}', ''), (f'{data} {split}', ''),
+          (f'top-{count}', ''), *_against(*values)])
+  about = (
+      'Accuracy in percent of the frozen online encoder on the test split; '
+      f'{shown["num_train_examples"]} labelled examples to learn from, '
+      f'{shown["num_test_examples"]} to measure on, '
+      f'{shown["image_size"]} pixels, centre crop of '
+      f'{shown["test_crop_ratio"]:g}.')
+  return page.section(
+      'Probes', page.table(
+          ('protocol', 'data', '', 'random init', 'pretrained', 'gain'), rows),
+      page.paragraph(about, 'note'))
+
+
+def _against(
+    random_init: float | None, pretrained: float | None
+) -> list[tuple[str, str]]:
+  """Cells of both figures and their difference."""
+  cells = [
+      ('–' if value is None else f'{100 * value:.2f}', 'num')
+      for value in (random_init, pretrained)]
+  if random_init is None or pretrained is None:
+    return [*cells, ('–', 'num')]
+  gain = 100 * (pretrained - random_init)
+  return [*cells, (f'{gain:+.2f}', 'num good' if gain > 0 else 'num bad')]
+
+
+def _curves(curves: Curves) -> str:
+  """Every curve that says how training went."""
+  def pick(**names: str) -> dict[str, history.Curve]:
+    return {
+        label.replace('_', ' '): curves[name]
+        for label, name in names.items() if name in curves}
+
+  drawn = [
+      charts.line_chart(
+          'Loss', pick(loss='train/loss'), low=0.0,
+          note='0: views predict each other; 4: they are unrelated.'),
+      charts.line_chart(
+          'Accuracy while training', pick(
+              kNN_test='knn/test_top1',
+              online_probe_test='online_probe/test_top1',
+              online_probe_train='online_probe/train_top1'),
+          scale=100, unit=' %', low=0.0,
+          note='The train figure is of augmented views.'),
+      charts.line_chart(
+          'Spread of directions', pick(
+              embedding='train/embedding_std',
+              projection='train/projection_std'), low=0.0, high=1.0,
+          note='Standard deviation times sqrt(D): 1 healthy, 0 collapsed.'),
+      charts.line_chart(
+          'Effective rank', pick(
+              embedding='diagnostics/embedding_rank',
+              projection='diagnostics/projection_rank'), low=0.0,
+          note='How many directions the test images use.'),
+      charts.line_chart(
+          'Cosine of prediction and target', pick(cosine='train/cosine'),
+          high=1.0, note='Positive pairs.'),
+      charts.line_chart(
+          'tau', pick(tau='train/tau'),
+          note='Weight of the old target: up to 1 at the end.'),
+      charts.line_chart(
+          'Learning rate', pick(learning_rate='train/learning_rate'), low=0.0),
+      charts.line_chart(
+          'Gradient and update', pick(
+              gradient='train/grad_norm', update='train/update_norm'),
+          low=0.0, note='Norms over all parameters.'),
+      charts.line_chart(
+          'Parameters', pick(norm='train/param_norm'), low=0.0),
+      charts.line_chart(
+          'Throughput', pick(images_per_second='perf/images_per_second'),
+          low=0.0)]
+  body = ''.join(drawn)
+  return page.section(
+      'Curves', f'<div class="charts">{body}</div>' if body else '',
+      page.paragraph('Over optimizer steps.', 'note') if body else '')
+
+
+def _views(path: pathlib.Path) -> str:
+  if not path.exists():
+    return ''
+  return page.section(
+      'Views', page.paragraph(
+          'Originals and the two views that the networks see of each.',
+          'note'),
+      page.picture(path.read_bytes(), 'augmented views', 'wide'))
+
+
+def _neighbors(found: neighbors_lib.Neighbors | None) -> str:
+  """A row for each test image: it, then what is nearest to it."""
+  if found is None:
+    return ''
+  count = found.cosine.shape[1]
+  cells = ['<div class="head">image</div>', *(
+      f'<div class="head">{n + 1}</div>' for n in range(count))]
+  for q, query in enumerate(found.query):
+    label = None if found.query_label is None else found.query_label[q]
+    cells.append(_thumbnail(query, _name(found, label), 'query'))
+    for n in range(count):
+      kind, text = '', f'{found.cosine[q, n]:.2f}'
+      if found.neighbor_label is not None and label is not None:
+        near = found.neighbor_label[q, n]
+        kind = 'same' if near == label else 'other'
+        text += ' ' + _name(found, near)
+      cells.append(_thumbnail(found.neighbor[q, n], text, kind))
+  colors = '' if found.query_label is None else (
+      ' Green: of the same class, red: of another.')
+  return page.section(
+      'Nearest neighbours', page.paragraph(
+          'Images of the test split (left), and the nearest in the train '
+          f'split by cosine of the embeddings.{colors}', 'note'),
+      f'<div class="near" style="grid-template-columns:repeat({count + 1},'
+      f'minmax(70px,1fr))">{"".join(cells)}</div>')
+
+
+def _name(found: neighbors_lib.Neighbors, label: int | None) -> str:
+  if label is None:
+    return ''
+  return found.class_names[label] if found.class_names else f'class {label}'
+
+
+def _thumbnail(image: np.ndarray, text: str, kind: str) -> str:
+  small = 'small' if max(image.shape[:2]) < 64 else ''
+  return (
+      f'<div class="{kind}">'
+      f'{page.picture(page.encode_png(image), text, small)}'
+      f'<div class="cap">{html.escape(text)}</div></div>')
+
+
+def _throughput(config: ml_collections.ConfigDict, curves: Curves) -> str:
+  if 'perf/images_per_second' not in curves:
+    return ''
+  rates = curves['perf/images_per_second'][1]
+  seconds = curves['perf/seconds'][1][-1]
+  step = _last_step(curves)
+  rows = [
+      ('images per second, median of log rows', statistics.median(rates)),
+      ('images per second, slowest and fastest', (min(rates), max(rates))),
+      ('steps', step), ('images', step * config.batch_size),
+      ('seconds of pretraining, without evaluations', seconds)]
+
+  def show(value: float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+      return ' – '.join(f'{v:,.1f}' for v in value)
+    return f'{value:,}' if isinstance(value, int) else f'{value:,.1f}'
+
+  return page.section('Throughput', page.table(
+      ('', ''), [[(name, ''), (show(value), 'num')] for name, value in rows]))
+
+
+def _config(config: ml_collections.ConfigDict) -> str:
+  """What differs from the defaults, then everything."""
+  default = config_lib.flatten(config_lib.to_dict(
+      config_lib.get_base_config()))
+  fields = config_lib.flatten(config_lib.to_dict(config))
+
+  def rows(names: Sequence[str]) -> list[list[tuple[str, str]]]:
+    return [[(name, ''), (json.dumps(fields[name]), ''),
+             (json.dumps(default.get(name)), '')] for name in names]
+
+  header = ('field', 'value', 'default')
+  changed = [n for n in sorted(fields) if fields[n] != default.get(n)]
+  every = page.table(header, rows(sorted(fields)))
+  return page.section(
+      'Configuration', page.table(header, rows(changed)),
+      f'<details><summary>All {len(fields)} fields</summary>{every}'
+      '</details>')

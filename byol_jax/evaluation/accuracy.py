@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 @functools.partial(jax.jit, static_argnames='count')
-def top_accuracy(
+def count_hits(
     scores: jax.Array, label: jax.Array, *, count: int) -> jax.Array:
-  """Share of examples whose label is among the `count` highest scores.
+  """How many examples have their label among the `count` highest scores.
 
   Of equal scores the lower class goes first.
 
@@ -19,12 +19,12 @@ def top_accuracy(
     count: at most C.
 
   Returns:
-    f32[...], in [0, 1].
+    i32[...], at most N.
   """
   _, classes = jax.lax.top_k(scores, count)
-  right = jnp.expand_dims(label, -1)
-  right = classes == jnp.broadcast_to(right, classes.shape)
-  return jnp.mean(jnp.any(right, axis=-1), axis=-1, dtype=jnp.float32)
+  right = jnp.broadcast_to(jnp.expand_dims(label, -1), (*label.shape, count))
+  hits = classes == jnp.broadcast_to(right, classes.shape)
+  return jnp.sum(jnp.any(hits, axis=-1), axis=-1, dtype=jnp.int32)
 
 
 def top_counts(num_classes: int) -> tuple[int, ...]:

@@ -10,12 +10,12 @@ from byol_jax.evaluation.history import Curve
 # Told apart by colour-blind readers too, on white.
 _COLORS = ('#2563eb', '#d97706', '#059669', '#9333ea')
 _WIDTH, _HEIGHT = 420, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 30
 _MAX_POINTS = 300
 
 
 def format_number(value: float) -> str:
-  """Three significant digits, 12k for 12000."""
+  """A few significant digits, 12k for 12000."""
   if not math.isfinite(value):
     return str(value)
   for factor, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
@@ -23,7 +23,7 @@ def format_number(value: float) -> str:
       return f'{value / factor:.3g}{suffix}'
   if value and abs(value) < 1e-3:
     return f'{value:.1e}'.replace('e-0', 'e-')
-  return f'{value:.3g}'
+  return f'{value:.4g}'
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -98,7 +98,7 @@ def line_chart(
     parts += _line(placed, color)
     legend.append(
         f'<span><i style="background:{color}"></i>{html.escape(name)} '
-        f'<b>{format_number(points[-1][1])}{unit}</b></span>')
+        f'<b>{points[-1][1]:.4g}{unit}</b></span>')
   figure_note = f'<p class="note">{html.escape(note)}</p>' if note else ''
   return (
       f'<figure><figcaption>{html.escape(title)}</figcaption>'
@@ -117,7 +117,7 @@ def _axes(
     parts.append(
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
         f'y1="{top:.1f}" y2="{top:.1f}"/><text x="{_LEFT - 6}" '
-        f'y="{top + 3.5:.1f}" text-anchor="end">{format_number(y)}</text>')
+        f'y="{top + 4.5:.1f}" text-anchor="end">{format_number(y)}</text>')
   for x in x_ticks:
     left, _ = place(x, y_ticks[0])
     parts.append(

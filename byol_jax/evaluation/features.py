@@ -36,6 +36,14 @@ class Features:
   logits: np.ndarray | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """One encoder's features of the split to learn from and of the other."""
+
+  train: Features
+  test: Features
+
+
 def online_variables(state: state_lib.TrainState) -> dict[str, Any]:
   """What is evaluated and exported: the online network, as it stands."""
   return {

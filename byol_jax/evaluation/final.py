@@ -38,7 +38,7 @@ class FinalEvaluator:
   def run(
       self, variables: Any, *, step: int, checkpoint: str = '',
       random_init: bool = False,
-  ) -> tuple[list[records.Record], protocols.Splits]:
+  ) -> tuple[list[records.Record], features_lib.Splits]:
     """Evaluates one encoder.
 
     Args:
@@ -101,7 +101,7 @@ def evaluate_and_report(
   for record in made:
     records.write(workdir, record)
   neighbors.find(
-      config, train_source, test_source, splits.train, splits.test,
+      train_source, test_source, splits, picture_size=config.image_size,
   ).write(workdir)
   result = json.dumps(create_result(made, workdir), indent=2)
   (pathlib.Path(workdir) / 'result.json').write_text(result + '\n')
@@ -131,11 +131,11 @@ def _sample_splits(
     config: ml_collections.ConfigDict, network: network_lib.Network,
     variables: Any, train_source: examples.Source,
     test_source: examples.Source | None,
-) -> protocols.Splits:
+) -> features_lib.Splits:
   """Features for the report's pictures alone, where there are no labels."""
   predict = features_lib.make_predict(network)
   limit = config.knn.max_train_examples
-  return protocols.Splits(*(
+  return features_lib.Splits(*(
       features_lib.extract_features(
           predict, variables, protocols.eval_batches(source, config, limit))
       for source in (train_source, test_source or train_source)))

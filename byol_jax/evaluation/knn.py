@@ -137,5 +137,5 @@ def run(
   scores = vote(
       cosine, train.label[row], temperature, num_classes=num_classes)
   for count in accuracy.top_counts(num_classes):
-    top = accuracy.top_accuracy(scores, test.label, count=count)
-    yield f'knn/test_top{count}', float(top)
+    hits = accuracy.count_hits(scores, test.label, count=count)
+    yield f'knn/test_top{count}', int(hits) / len(test.label)

@@ -273,13 +273,12 @@ def measure(
     heads: Heads, embedding: np.ndarray, label: np.ndarray, *, count: int = 1,
 ) -> np.ndarray:
   """Top-`count` accuracy f64[R] of each head."""
-  right = 0
+  hits = 0
   for start in range(0, len(label), _BLOCK):
     block = slice(start, start + _BLOCK)
     logits = compute_logits(heads.params, jnp.asarray(embedding[block]))
-    top = accuracy.top_accuracy(logits, label[block], count=count)
-    right += np.asarray(top, np.float64) * len(label[block])
-  return right / len(label)
+    hits += np.asarray(accuracy.count_hits(logits, label[block], count=count))
+  return hits / len(label)
 
 
 def choose(

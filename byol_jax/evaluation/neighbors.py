@@ -1,97 +1,48 @@
 """A few test images with their nearest neighbours in the train split."""
 
-import dataclasses
-import pathlib
-
-import ml_collections
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
 from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.evaluation import features as features_lib
+from byol_jax.evaluation import gallery
 from byol_jax.evaluation import knn
-
-_FILE = 'neighbors.npz'
-
-
-@dataclasses.dataclass(frozen=True)
-class Neighbors:
-  """Pictures of queries and of what is nearest to them.
-
-  Attributes:
-    query: u8[Q, S, S, 3].
-    neighbor: u8[Q, K, S, S, 3], the nearest first.
-    cosine: f32[Q, K], of the embeddings.
-    query_label: i32[Q], or None.
-    neighbor_label: i32[Q, K], or None.
-    class_names: of the labels; empty where there are none.
-  """
-
-  query: np.ndarray
-  neighbor: np.ndarray
-  cosine: np.ndarray
-  query_label: np.ndarray | None
-  neighbor_label: np.ndarray | None
-  class_names: tuple[str, ...]
-
-  def write(self, workdir: str | pathlib.Path) -> None:
-    """Writes WORKDIR/neighbors.npz, for the report."""
-    columns = dataclasses.asdict(self)
-    columns['class_names'] = np.asarray(self.class_names, np.str_)
-    np.savez_compressed(
-        pathlib.Path(workdir) / _FILE,
-        **{k: x for k, x in columns.items() if x is not None})
-
-
-def read(workdir: str | pathlib.Path) -> Neighbors | None:
-  """What `write` wrote, or None."""
-  path = pathlib.Path(workdir) / _FILE
-  if not path.exists():
-    return None
-  with np.load(path, allow_pickle=False) as columns:
-    found = {k: columns[k] for k in columns.files}
-  found['class_names'] = tuple(str(name) for name in found['class_names'])
-  return Neighbors(**{
-      field.name: found.get(field.name)
-      for field in dataclasses.fields(Neighbors)})
 
 
 def find(
-    config: ml_collections.ConfigDict, train_source: examples.Source,
-    test_source: examples.Source | None, train: features_lib.Features,
-    test: features_lib.Features, *, num_queries: int = 8, k: int = 7,
-) -> Neighbors:
+    train_source: examples.Source, test_source: examples.Source | None,
+    splits: features_lib.Splits, *, picture_size: int, num_queries: int = 8,
+    k: int = 7,
+) -> gallery.Gallery:
   """Finds the neighbours and fetches their pictures.
 
   Args:
-    config: of the evaluation.
-    train_source: where `train` comes from.
-    test_source: where `test` comes from; None: from `train_source` too, and
-      no image is its own neighbour.
-    train: the bank.
-    test: what queries are drawn from, evenly spaced, and of different classes
-      where there are labels and classes enough.
+    train_source: where `splits.train`, the bank, comes from.
+    test_source: where `splits.test` comes from, of which queries are drawn
+      evenly spaced, and of different classes where there are classes enough.
+      None: from `train_source` too, and no image is its own neighbour.
+    splits: the features of one encoder.
+    picture_size: S, pixels; 96 if that is less.
     num_queries: Q, or less where `test` is smaller.
     k: K, or less where `train` is smaller.
   """
+  train, test = splits.train, splits.test
   rows = _pick(test, num_queries)
-  within = test_source is None
-  cosine, found = knn.find_neighbors(
-      test.embedding[rows], train.embedding, k + within)
-  if within:
-    cosine, found = cosine[:, 1:], found[:, 1:]
-  pictures = _fetch(train_source, config, train.index[found])
-  queries = _fetch(test_source or train_source, config, test.index[rows])
-  return Neighbors(
-      query=queries, neighbor=pictures, cosine=cosine,
+  own = None if test_source else test.index[rows]
+  cosine, found = _neighbors(test.embedding[rows], train, k, own)
+  size = min(picture_size, 96)
+  return gallery.Gallery(
+      query=_fetch(test_source or train_source, test.index[rows], size),
+      neighbor=_fetch(train_source, train.index[found], size),
+      cosine=cosine,
       query_label=None if test.label is None else test.label[rows],
       neighbor_label=None if train.label is None else train.label[found],
-      class_names=train_source.class_names or ())
+      class_names=tuple(train_source.class_names or ()))
 
 
 def _pick(test: features_lib.Features, count: int) -> np.ndarray:
-  """Rows of the queries: of different classes as far as there are any."""
+  """Rows of the queries: of different classes if there are that many."""
   candidates = np.arange(len(test.index))
   if test.label is not None:
     _, first = np.unique(test.label, return_index=True)
@@ -101,27 +52,37 @@ def _pick(test: features_lib.Features, count: int) -> np.ndarray:
   return candidates[spaced.astype(int)]
 
 
+def _neighbors(
+    queries: np.ndarray, train: features_lib.Features, k: int,
+    own: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Cosines and rows [Q, K], without the examples `own` [Q]."""
+  if own is None:
+    return knn.find_neighbors(queries, train.embedding, k)
+  cosine, found = knn.find_neighbors(queries, train.embedding, k + 1)
+  # Itself goes last, and falls off; among duplicates it need not be first.
+  order = np.argsort(train.index[found] == own[:, None], axis=1, kind='stable')
+  kept = order[:, :max(found.shape[1] - 1, 1)]
+  return (np.take_along_axis(cosine, kept, axis=1),
+          np.take_along_axis(found, kept, axis=1))
+
+
 def _fetch(
-    source: examples.Source, config: ml_collections.ConfigDict,
-    index: np.ndarray,
-) -> np.ndarray:
+    source: examples.Source, index: np.ndarray, size: int) -> np.ndarray:
   """Pictures u8[..., S, S, 3] of the examples `index`, which has any shape."""
-  dataset = pipeline.create_eval_dataset(
-      _subset(source, index.ravel()), config, batch_size=index.size)
-  (batch,) = dataset.as_numpy_iterator()
-  pictures = np.round(batch['image'] * 255).astype(np.uint8)
+  pictures = np.stack([
+      _square(np.asarray(pipeline.read_image(source, i)), size)
+      for i in index.ravel().tolist()])
   return pictures.reshape(*index.shape, *pictures.shape[1:])
 
 
-def _subset(source: examples.Source, index: np.ndarray) -> examples.Source:
-  """The examples `index` of a source, as a source without labels."""
-  if isinstance(source, examples.InMemorySource):
-    return examples.InMemorySource(
-        name=source.name, num_examples=len(index), images=source.images[index])
-
-  def parse(record: tf.Tensor, row: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {'image': source.parse(record, tf.gather(index, row))['image']}
-
-  return examples.EncodedSource(
-      name=source.name, num_examples=len(index), parse=parse,
-      read=lambda rows: source.read(index[rows].astype(np.int64)))
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+  """The central square of u8[H, W, C], as u8[S, S, 3]."""
+  height, width, channels = image.shape
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  image = image[top:top + side, left:left + side]
+  if channels == 1:
+    image = np.repeat(image, 3, axis=-1)
+  return np.asarray(Image.fromarray(image).resize(
+      (size, size), Image.Resampling.BICUBIC))

@@ -17,10 +17,10 @@ body { font: 15px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto,
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 44px 0 12px; padding-bottom: 6px;
   border-bottom: 1px solid #e2e8f0; }
-p { margin: 6px 0; max-width: 80ch; }
+p { margin: 6px 0; max-width: 100ch; }
 .sub, .note, figcaption + .legend, .tile span, .cap { color: #64748b; }
 .sub { font-size: 14px; }
-.note { font-size: 12.5px; margin: 2px 0 0; }
+.note { font-size: 12.5px; margin: 2px 0 6px; max-width: none; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 8px; }
 .tile { background: #fff; border: 1px solid #e2e8f0; border-radius: 8px;
   padding: 12px 16px; flex: 1 1 150px; }
@@ -32,7 +32,8 @@ th, td { text-align: left; padding: 7px 12px;
   border-bottom: 1px solid #edf2f7; vertical-align: top; }
 th { font-size: 12.5px; font-weight: 600; color: #475569;
   background: #f1f5f9; }
-td.num, th.num { text-align: right; white-space: nowrap; }
+td.num, th.num { text-align: right; }
+td.num, td.short { white-space: nowrap; }
 td.good { color: #047857; font-weight: 600; }
 td.bad { color: #b91c1c; font-weight: 600; }
 .charts { display: grid; gap: 14px;
@@ -45,7 +46,7 @@ figcaption { font-weight: 600; font-size: 14px; }
   vertical-align: middle; margin-right: 5px; }
 .legend b { color: #1f2937; }
 svg { display: block; width: 100%; height: auto; }
-svg text { font-size: 11px; fill: #64748b; }
+svg text { font-size: 13px; fill: #64748b; }
 svg .grid { stroke: #e8edf3; }
 svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .box { border-left: 4px solid #059669; background: #ecfdf5;

@@ -65,6 +65,6 @@ class Evaluator:
           train, test, k=config.knn.k, temperature=config.knn.temperature,
           num_classes=self._train_source.num_classes)
       if test.logits is not None:
-        top1 = accuracy.top_accuracy(test.logits, test.label, count=1)
-        yield 'online_probe/test_top1', float(top1)
+        hits = accuracy.count_hits(test.logits, test.label, count=1)
+        yield 'online_probe/test_top1', int(hits) / len(test.label)
     yield from diagnostics.run(test)

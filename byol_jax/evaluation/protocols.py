@@ -25,14 +25,6 @@ from byol_jax.networks import network as network_lib
 PROTOCOLS = ('knn', 'linear')
 
 
-@dataclasses.dataclass(frozen=True)
-class Splits:
-  """One encoder's features of the split to learn from and of the other."""
-
-  train: features_lib.Features
-  test: features_lib.Features
-
-
 def check(
     protocols: Iterable[str], config: ml_collections.ConfigDict,
     train_source: examples.Source, test_source: examples.Source | None,
@@ -53,12 +45,12 @@ def check(
             f'{protocol} needs labels, and {config.data} has none in its '
             f'split {split!r}')
   if 'linear' in protocols:
-    _check_linear(config, train_source)
+    _check_linear(config.linear, config.train_split, train_source)
 
 
 def _check_linear(
-    config: ml_collections.ConfigDict, train_source: examples.Source) -> None:
-  settings = config.linear
+    settings: ml_collections.ConfigDict, split: str,
+    train_source: examples.Source) -> None:
   if not 0 <= settings.held_out_share < 1:
     raise config_lib.ConfigError(
         f'config.linear.held_out_share is {settings.held_out_share}, '
@@ -77,18 +69,7 @@ def _check_linear(
   if train_source.num_examples < settings.batch_size:
     raise config_lib.ConfigError(
         f'config.linear.batch_size is {settings.batch_size}, expected at '
-        f'most the {train_source.num_examples} images of '
-        f'{config.train_split!r}')
-
-
-def settings(protocol: str, config: ml_collections.ConfigDict
-             ) -> dict[str, Any]:
-  """What of `config` a protocol's figures depend on."""
-  if protocol == 'knn':
-    return {'k': config.knn.k, 'temperature': config.knn.temperature}
-  return config.linear.to_dict() | {
-      'features': 'augmented' if config.linear.augment else 'standardized',
-      'seed': config.seed}
+        f'most the {train_source.num_examples} images of {split!r}')
 
 
 def eval_batches(
@@ -106,19 +87,19 @@ def extract_splits(
     predict: features_lib.Predict, variables: Any,
     config: ml_collections.ConfigDict, train_source: examples.Source,
     test_source: examples.Source,
-) -> Splits:
+) -> features_lib.Splits:
   """Extracts what every protocol works on, once for each encoder."""
   train, test = (
       features_lib.extract_features(
           predict, variables, eval_batches(source, config))
       for source in (train_source, test_source))
-  return Splits(train, test)
+  return features_lib.Splits(train, test)
 
 
 def run(
     protocol: str, config: ml_collections.ConfigDict,
     network: network_lib.Network, variables: Any,
-    train_source: examples.Source, splits: Splits,
+    train_source: examples.Source, splits: features_lib.Splits,
 ) -> Iterator[tuple[str, float]]:
   """Runs one protocol that `check` has let pass.
 
@@ -144,45 +125,45 @@ def run(
 
 def _run_linear(
     config: ml_collections.ConfigDict, network: network_lib.Network,
-    variables: Any, train_source: examples.Source, splits: Splits,
+    variables: Any, train_source: examples.Source, splits: features_lib.Splits,
 ) -> Iterator[tuple[str, float]]:
   """Trains one head, or several to choose from; measures the chosen one."""
-  settings_ = config.linear
-  rates = tuple(settings_.base_learning_rates) or (
-      settings_.base_learning_rate,)
-  share = settings_.held_out_share if len(rates) > 1 else 0.0
+  settings = config.linear
+  rates = tuple(settings.base_learning_rates) or (
+      settings.base_learning_rate,)
+  share = settings.held_out_share if len(rates) > 1 else 0.0
   held_out = linear.hold_out(splits.train.index, share, config.seed)
   options = dict(
       num_classes=train_source.num_classes, base_learning_rates=rates,
-      batch_size=settings_.batch_size, momentum=settings_.momentum,
+      batch_size=settings.batch_size, momentum=settings.momentum,
       seed=config.seed)
-  if settings_.augment:
+  if settings.augment:
     batches = pipeline.create_linear_train_dataset(
-        train_source, config, batch_size=settings_.batch_size,
-        num_epochs=settings_.num_epochs, seed=config.seed,
+        train_source, config, batch_size=settings.batch_size,
+        num_epochs=settings.num_epochs, seed=config.seed,
         process_index=jax.process_index(), process_count=jax.process_count())
     heads = linear.train_on_images(
         lambda variables, images: network.apply(
             variables, images, train=False, method='encode'),
         variables, batches.as_numpy_iterator(), held_out=held_out,
-        total_steps=(settings_.num_epochs * train_source.num_examples
-                     // settings_.batch_size),
+        total_steps=(settings.num_epochs * train_source.num_examples
+                     // settings.batch_size),
         embedding_size=splits.train.embedding.shape[1], **options)
   else:
     splits = _standardized(splits)
     weight = (~np.isin(splits.train.index, held_out)).astype(np.float32)
     heads = linear.train_on_features(
         splits.train.embedding, splits.train.label, weight,
-        num_epochs=settings_.num_epochs, **options)
+        num_epochs=settings.num_epochs, **options)
   chosen = linear.choose(heads, splits.train, held_out)
   yield from linear.report(
       heads, chosen, splits.test, base_learning_rates=rates,
       num_classes=train_source.num_classes)
 
 
-def _standardized(splits: Splits) -> Splits:
+def _standardized(splits: features_lib.Splits) -> features_lib.Splits:
   train, test = linear.standardize(
       splits.train.embedding, splits.test.embedding)
-  return Splits(
+  return features_lib.Splits(
       dataclasses.replace(splits.train, embedding=train),
       dataclasses.replace(splits.test, embedding=test))

@@ -10,14 +10,24 @@ from typing import Any
 
 import ml_collections
 
-from byol_jax.evaluation import protocols
+from byol_jax.evaluation import features
 
 Record = dict[str, Any]
 
 
+def settings(
+    protocol: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What of `config` a protocol's figures depend on."""
+  if protocol == 'knn':
+    return {'k': config.knn.k, 'temperature': config.knn.temperature}
+  return config.linear.to_dict() | {
+      'features': 'augmented' if config.linear.augment else 'standardized',
+      'seed': config.seed}
+
+
 def create_record(
     protocol: str, config: ml_collections.ConfigDict,
-    splits: protocols.Splits, metrics: dict[str, float], *,
+    splits: features.Splits, metrics: dict[str, float], *,
     checkpoint: str, step: int, random_init: bool,
 ) -> Record:
   """What was measured, on what, and how.
@@ -37,7 +47,7 @@ def create_record(
   return {
       'protocol': protocol,
       'metrics': metrics,
-      'settings': protocols.settings(protocol, config),
+      'settings': settings(protocol, config),
       'data': config.data,
       'train_split': config.train_split,
       'test_split': config.test_split,

@@ -18,8 +18,8 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.evaluation import advice
 from byol_jax.evaluation import charts
+from byol_jax.evaluation import gallery as gallery_lib
 from byol_jax.evaluation import history
-from byol_jax.evaluation import neighbors as neighbors_lib
 from byol_jax.evaluation import page
 from byol_jax.evaluation import records as records_lib
 
@@ -55,7 +55,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
           _probes(records),
           _curves(curves),
           _views(workdir / 'views.png'),
-          _neighbors(neighbors_lib.read(workdir)),
+          _neighbors(gallery_lib.read(workdir)),
           _throughput(config, curves),
           _config(config)]), encoding='utf-8')
   return path
@@ -145,7 +145,7 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
           for key in (True, False)]
       rows.append([
           (f'{records_lib.describe(shown)}', ''), (f'{data} {split}', ''),
-          (f'top-{count}', ''), *_against(*values)])
+          (f'top-{count}', 'short'), *_against(*values)])
   about = (
       'Accuracy in percent of the frozen online encoder on the test split; '
       f'{shown["num_train_examples"]} labelled examples to learn from, '
@@ -185,10 +185,10 @@ def _curves(curves: Curves) -> str:
       charts.line_chart(
           'Accuracy while training', pick(
               kNN_test='knn/test_top1',
-              online_probe_test='online_probe/test_top1',
-              online_probe_train='online_probe/train_top1'),
+              probe_test='online_probe/test_top1',
+              probe_train='online_probe/train_top1'),
           scale=100, unit=' %', low=0.0,
-          note='The train figure is of augmented views.'),
+          note='Of the online probe; its train figure is of views.'),
       charts.line_chart(
           'Spread of directions', pick(
               embedding='train/embedding_std',
@@ -208,11 +208,12 @@ def _curves(curves: Curves) -> str:
       charts.line_chart(
           'Learning rate', pick(learning_rate='train/learning_rate'), low=0.0),
       charts.line_chart(
-          'Gradient and update', pick(
-              gradient='train/grad_norm', update='train/update_norm'),
-          low=0.0, note='Norms over all parameters.'),
+          'Norm of the gradient', pick(gradient='train/grad_norm'), low=0.0),
       charts.line_chart(
-          'Parameters', pick(norm='train/param_norm'), low=0.0),
+          'Norm of the update', pick(update='train/update_norm'), low=0.0),
+      charts.line_chart(
+          'Norm of the parameters', pick(parameters='train/param_norm'),
+          low=0.0),
       charts.line_chart(
           'Throughput', pick(images_per_second='perf/images_per_second'),
           low=0.0)]
@@ -232,7 +233,7 @@ def _views(path: pathlib.Path) -> str:
       page.picture(path.read_bytes(), 'augmented views', 'wide'))
 
 
-def _neighbors(found: neighbors_lib.Neighbors | None) -> str:
+def _neighbors(found: gallery_lib.Gallery | None) -> str:
   """A row for each test image: it, then what is nearest to it."""
   if found is None:
     return ''
@@ -259,7 +260,7 @@ def _neighbors(found: neighbors_lib.Neighbors | None) -> str:
       f'minmax(70px,1fr))">{"".join(cells)}</div>')
 
 
-def _name(found: neighbors_lib.Neighbors, label: int | None) -> str:
+def _name(found: gallery_lib.Gallery, label: int | None) -> str:
   if label is None:
     return ''
   return found.class_names[label] if found.class_names else f'class {label}'

@@ -34,6 +34,8 @@ class FinalEvaluator:
     self._sources = train_source, test_source
     self._protocols = tuple(protocol_names)
     self._predict = features_lib.make_predict(network)
+    self._batches = tuple(
+        protocols.make_batches(source, config) for source in self._sources)
 
   def run(
       self, variables: Any, *, step: int, checkpoint: str = '',
@@ -51,8 +53,10 @@ class FinalEvaluator:
       One record for each protocol, and the features they share.
     """
     config = self._config
-    splits = protocols.extract_splits(
-        self._predict, variables, config, *self._sources)
+    splits = features_lib.Splits(*(
+        features_lib.extract_features(
+            self._predict, variables, batches())
+        for batches in self._batches))
     made = []
     for protocol in self._protocols:
       metrics = dict(protocols.run(
@@ -134,10 +138,10 @@ def _sample_splits(
 ) -> features_lib.Splits:
   """Features for the report's pictures alone, where there are no labels."""
   predict = features_lib.make_predict(network)
-  limit = config.knn.max_train_examples
   return features_lib.Splits(*(
       features_lib.extract_features(
-          predict, variables, protocols.eval_batches(source, config, limit))
+          predict, variables, protocols.make_batches(
+              source, config, config.knn.max_train_examples)())
       for source in (train_source, test_source or train_source)))
 
 

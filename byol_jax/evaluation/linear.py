@@ -59,7 +59,9 @@ def create_heads(
     momentum: float,
 ) -> Heads:
   """All heads start from the same weights, with the original's initializer."""
-  kernel = initializers.truncated_fan_in(key, (embedding_size, num_classes))
+  kernel = jax.jit(
+      initializers.truncated_fan_in, static_argnums=1)(
+          key, (embedding_size, num_classes))
   params = {
       'kernel': jnp.broadcast_to(kernel, (count, *kernel.shape)),
       'bias': jnp.zeros((count, num_classes))}
@@ -152,30 +154,41 @@ def train_on_features(
   """
   count, embedding_size = embedding.shape
   batch_size = min(batch_size, count)
-  steps = count // batch_size
   init_key, order_key = jax.random.split(jax.random.key(seed))
   heads = create_heads(
       init_key, embedding_size=embedding_size, num_classes=num_classes,
       count=len(base_learning_rates), momentum=momentum)
-  update = functools.partial(
-      update_heads, base_learning_rates=tuple(base_learning_rates),
-      learning_rate_fn=_make_rate_fn(batch_size, steps * num_epochs),
-      momentum=momentum)
-
-  @functools.partial(jax.jit, donate_argnums=(0,))
-  def train_epoch(
-      heads: Heads, key: jax.Array, data: tuple[jax.Array, ...]) -> Heads:
-    order = jax.random.permutation(key, count)[:steps * batch_size]
-
-    def body(heads: Heads, rows: jax.Array) -> tuple[Heads, None]:
-      return update(heads, *(x[rows] for x in data)), None
-
-    return lax.scan(body, heads, order.reshape(steps, batch_size))[0]
-
   data = jax.device_put((embedding, label, weight))
   for epoch in range(num_epochs):
-    heads = train_epoch(heads, jax.random.fold_in(order_key, epoch), data)
+    heads = _train_epoch(
+        heads, jax.random.fold_in(order_key, epoch), data,
+        base_learning_rates=tuple(base_learning_rates),
+        num_epochs=num_epochs, batch_size=batch_size, momentum=momentum)
   return heads
+
+
+@functools.partial(
+    jax.jit, donate_argnums=(0,), static_argnames=(
+        'base_learning_rates', 'num_epochs', 'batch_size', 'momentum'))
+def _train_epoch(
+    heads: Heads, key: jax.Array, data: tuple[jax.Array, ...], *,
+    base_learning_rates: tuple[float, ...], num_epochs: int, batch_size: int,
+    momentum: float,
+) -> Heads:
+  """One pass over `data` in an order of its own; compiles once for all."""
+  count = data[0].shape[0]
+  steps = count // batch_size
+  order = jax.random.permutation(key, count)[:steps * batch_size]
+
+  def body(heads: Heads, rows: jax.Array) -> tuple[Heads, None]:
+    heads = update_heads(
+        heads, *(x[rows] for x in data),
+        base_learning_rates=base_learning_rates,
+        learning_rate_fn=_make_rate_fn(batch_size, steps * num_epochs),
+        momentum=momentum)
+    return heads, None
+
+  return lax.scan(body, heads, order.reshape(steps, batch_size))[0]
 
 
 def _make_rate_fn(batch_size: int, total_steps: int) -> schedules.Schedule:

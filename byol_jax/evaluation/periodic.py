@@ -1,6 +1,7 @@
 """What a pretraining run looks at while it runs."""
 
 from collections.abc import Iterator
+import functools
 
 import ml_collections
 
@@ -25,20 +26,29 @@ class Evaluator:
     Args:
       config: of the run.
       network: an unbound module.
-      train_source: its first `config.knn.max_train_examples` are the kNN's
-        bank.
-      test_source: what every figure is measured on; None: `train_source`,
-        as far as the bank goes, and no kNN.
+      train_source: a sample of `config.knn.max_train_examples` of it is the
+        kNN's bank.
+      test_source: what every figure is measured on; None: the same sample of
+        `train_source`, and no kNN.
     """
     self._config = config
-    self._train_source = train_source
-    self._test_source = test_source
+    self._sources = train_source, test_source
     self._encode = features_lib.make_predict(network)
     self._predict_all = features_lib.make_predict(
         network, ('embedding', 'projection', 'logits'))
     self._is_labelled = (
         test_source is not None and test_source.num_classes is not None
         and train_source.num_classes is not None)
+
+  @functools.cached_property
+  def _batches(self) -> tuple[protocols.Batches, protocols.Batches]:
+    """Train and test; built once, read at each evaluation."""
+    train_source, test_source = self._sources
+    train = protocols.make_batches(
+        train_source, self._config, self._config.knn.max_train_examples)
+    if test_source is None:
+      return train, train
+    return train, protocols.make_batches(test_source, self._config)
 
   def run(self, state: state_lib.TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates one state.
@@ -50,20 +60,17 @@ class Evaluator:
       `knn/test_top1`, `online_probe/test_top1`,
       `diagnostics/embedding_rank` and so on.
     """
-    config = self._config
-    limit = config.knn.max_train_examples
     variables = features_lib.online_variables(state)
+    train_batches, test_batches = self._batches
     test = features_lib.extract_features(
-        self._predict_all, variables, protocols.eval_batches(
-            self._test_source or self._train_source, config,
-            None if self._test_source else limit))
+        self._predict_all, variables, test_batches())
     if self._is_labelled:
       train = features_lib.extract_features(
-          self._encode, variables,
-          protocols.eval_batches(self._train_source, config, limit))
+          self._encode, variables, train_batches())
       yield from knn.run(
-          train, test, k=config.knn.k, temperature=config.knn.temperature,
-          num_classes=self._train_source.num_classes)
+          train, test, k=self._config.knn.k,
+          temperature=self._config.knn.temperature,
+          num_classes=self._sources[0].num_classes)
       if test.logits is not None:
         hits = accuracy.count_hits(test.logits, test.label, count=1)
         yield 'online_probe/test_top1', int(hits) / len(test.label)

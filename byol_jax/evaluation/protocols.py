@@ -5,6 +5,7 @@ and yields (name, value). Its settings are what makes a figure comparable with
 another.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
@@ -23,6 +24,8 @@ from byol_jax.evaluation import linear
 from byol_jax.networks import network as network_lib
 
 PROTOCOLS = ('knn', 'linear')
+
+Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
 
 
 def check(
@@ -72,28 +75,19 @@ def _check_linear(
         f'most the {train_source.num_examples} images of {split!r}')
 
 
-def eval_batches(
+def make_batches(
     source: examples.Source, config: ml_collections.ConfigDict,
     limit: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-  """This process's share of a split, centre-cropped, in constant batches."""
+) -> Batches:
+  """This process's share of a split, centre-cropped, in constant batches.
+
+  Returns:
+    A function that begins anew at each call; the pipeline is built once.
+  """
   return pipeline.create_eval_dataset(
       source, config, batch_size=config.evaluate_batch_size, limit=limit,
       process_index=jax.process_index(), process_count=jax.process_count(),
-  ).as_numpy_iterator()
-
-
-def extract_splits(
-    predict: features_lib.Predict, variables: Any,
-    config: ml_collections.ConfigDict, train_source: examples.Source,
-    test_source: examples.Source,
-) -> features_lib.Splits:
-  """Extracts what every protocol works on, once for each encoder."""
-  train, test = (
-      features_lib.extract_features(
-          predict, variables, eval_batches(source, config))
-      for source in (train_source, test_source))
-  return features_lib.Splits(train, test)
+  ).as_numpy_iterator
 
 
 def run(

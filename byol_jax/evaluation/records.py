@@ -66,10 +66,12 @@ def create_record(
 
 def dataset_slug(data: str) -> str:
   """`tfds:cifar10:3.0.2` to `cifar10-3.0.2`, for names of files."""
-  kind, _, rest = data.partition(':')
+  kind, _, name = data.partition(':')
   if kind in ('folder', 'arrays'):
-    rest = pathlib.PurePath(rest).stem
-  return re.sub(r'[^A-Za-z0-9._]+', '-', rest or kind).strip('-') or 'data'
+    name = pathlib.PurePath(name).stem
+  elif kind != 'tfds':
+    name = data
+  return re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-') or kind
 
 
 def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:

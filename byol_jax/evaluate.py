@@ -14,6 +14,7 @@ WORKDIR/evaluations/PROTOCOL-DATASET.json.
 
 from collections.abc import Sequence
 import functools
+import os
 import sys
 from typing import Any
 
@@ -76,6 +77,9 @@ def override(
     if '=' not in argument:
       raise config_lib.ConfigError(
           f'{argument}: expected --config.FIELD=VALUE, with an equals sign')
+  # A file that cannot be loaded would be reported only when it is used.
+  if isinstance(config, str) and not os.path.isfile(config.partition(':')[0]):
+    raise config_lib.ConfigError(f'--config={config}: there is no such file')
   try:
     if isinstance(config, str):
       argv.insert(1, f'--config={config}')

@@ -1,0 +1,164 @@
+"""The evaluate and report jobs, as a user types them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import textwrap
+from unittest import mock
+
+from absl import flags
+from absl.testing import absltest
+from absl.testing import flagsaver
+from absl.testing import parameterized
+from flax import linen as nn
+
+from byol_jax import config as config_lib
+from byol_jax import evaluate
+from byol_jax.networks import network as network_lib
+
+_CONFIG = """
+    from byol_jax import config as config_lib
+
+
+    def get_config():
+      config = config_lib.get_base_config()
+      config.data, config.test_split = 'fake:64', 'test'
+      config.image_size, config.test_crop_ratio = 8, 1.0
+      config.encoder = 'resnet10'
+      config.resnet.update(width=1 / 16, stem='cifar')
+      config.projector.update(hidden_size=8, output_size=8)
+      config.predictor.hidden_size = 8
+      config.batch_size, config.evaluate_batch_size = 16, 32
+      config.target = 'stop_gradient'
+      config.linear.update(augment=False, num_epochs=2, batch_size=32)
+      return config
+"""
+
+
+class _Mean(nn.Module):
+  """Compiles sooner than a ResNet."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(8)(x.mean(axis=(1, 2)))
+
+
+def _write_config():
+  path = pathlib.Path(tempfile.mkdtemp()) / 'tiny.py'
+  path.write_text(textwrap.dedent(_CONFIG))
+  return str(path)
+
+
+def _run(job, *arguments):
+  return subprocess.run(
+      [sys.executable, '-m', f'byol_jax.{job}', *arguments],
+      capture_output=True, text=True, check=False)
+
+
+def setUpModule():
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS([sys.argv[0]])
+
+
+class JobTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      ('evaluate', '--checkpoint'), ('report', '--workdir'))
+  def test_help(self, job, flag):
+    done = _run(job, '--help')
+    self.assertIn(f'python -m byol_jax.{job}', done.stdout)
+    self.assertIn(flag, done.stdout)
+    self.assertNotIn('Traceback', done.stderr)
+
+  @parameterized.parameters(
+      ('evaluate', ['--checkpoint=/nowhere'], 'no checkpoint in /nowhere'),
+      ('evaluate', ['--checkpoint=random'], 'needs --config'),
+      ('evaluate', [], 'checkpoint'),
+      ('evaluate', ['--checkpoint=random', '--config=/nowhere.py'],
+       '--config=/nowhere.py: there is no such file'),
+      ('report', ['--workdir=/nowhere'], 'no config.json in /nowhere'))
+  def test_slips_are_one_line(self, job, arguments, message):
+    done = _run(job, *arguments)
+    self.assertEqual(done.returncode, 1)
+    lines = done.stderr.strip().splitlines()
+    self.assertLen(lines, 1, done.stderr)
+    self.assertIn(message, lines[0])
+
+  def test_random_initialisation(self):
+    output = tempfile.mkdtemp()
+    network = network_lib.create_network(
+        config_lib.get_base_config(), None, _Mean())
+    with flagsaver.flagsaver(
+        checkpoint='random', config=_write_config(), output=output,
+        protocol=['knn', 'linear']), mock.patch.object(
+            network_lib, 'create_network', return_value=network):
+      evaluate.main([], ['--config.knn.k=3'])
+    folder = pathlib.Path(output) / 'evaluations'
+    record = json.loads((folder / 'knn-fake-64-random_init.json').read_text())
+    self.assertEqual(record['settings'], {'k': 3, 'temperature': 0.1})
+    self.assertTrue(record['random_init'])
+    record = json.loads(
+        (folder / 'linear-fake-64-random_init.json').read_text())
+    self.assertEqual(record['settings']['num_epochs'], 2)
+    self.assertBetween(record['metrics']['linear/test_top1'], 0, 1)
+
+
+class OverrideTest(parameterized.TestCase):
+
+  def test_takes_its_arguments_and_leaves_the_rest(self):
+    argv = ['evaluate', '--config.knn.k=3', '--checkpoint=x', '--config=y',
+            '--config.seed=1']
+    self.assertEqual(
+        evaluate.take_overrides(argv),
+        ['--config.knn.k=3', '--config.seed=1'])
+    self.assertEqual(argv, ['evaluate', '--checkpoint=x', '--config=y'])
+
+  def test_values_have_the_types_of_their_fields(self):
+    config = evaluate.override(config_lib.get_base_config(), [
+        '--config.knn.k=20', '--config.knn.temperature=1',
+        '--config.data=folder:/a=b', '--config.test_image_size=64',
+        '--config.linear.augment=false',
+        '--config.linear.base_learning_rates=(0.1,0.2)'])
+    self.assertEqual(config.knn.k, 20)
+    self.assertEqual(config.knn.temperature, 1.0)
+    self.assertEqual(config.data, 'folder:/a=b')
+    self.assertEqual(config.test_image_size, 64)
+    self.assertIs(config.linear.augment, False)
+    self.assertEqual(config.linear.base_learning_rates, (0.1, 0.2))
+
+  def test_of_a_file(self):
+    config = evaluate.override(_write_config(), ['--config.seed=5'])
+    self.assertEqual((config.seed, config.image_size), (5, 8))
+
+  @parameterized.parameters(
+      ('--config.knn.kk=3', 'kk'), ('--config.nothing=3', 'nothing'),
+      ('--config.knn.k=many', 'many'), ('--config.knn.k', 'equals sign'))
+  def test_slips(self, argument, words):
+    with self.assertRaisesRegex(config_lib.ConfigError, words):
+      evaluate.override(config_lib.get_base_config(), [argument])
+
+  @parameterized.parameters(
+      'encoder', 'resnet.width', 'image_size', 'projector.depth', 'base_tau')
+  def test_what_the_checkpoint_has_fixed(self, name):
+    original = config_lib.get_base_config()
+    config = original.copy_and_resolve_references()
+    old = config_lib.flatten(config.to_dict())[name]
+    config_lib.set_field(
+        config, name, 'resnet18' if name == 'encoder' else old / 2 if (
+            isinstance(old, float)) else old + 1)
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, f'config.{name} belongs to the checkpoint'):
+      evaluate.check_overridden(original, config)
+
+  def test_what_an_evaluation_may_change(self):
+    original = config_lib.get_base_config()
+    config = evaluate.override(original.copy_and_resolve_references(), [
+        '--config.knn.k=20', '--config.data=fake', '--config.seed=3',
+        '--config.linear.num_epochs=1', '--config.test_split=test'])
+    evaluate.check_overridden(original, config)
+
+
+if __name__ == '__main__':
+  absltest.main()

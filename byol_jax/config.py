@@ -116,6 +116,7 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.weight_decay = 1.5e-6
   config.momentum = 0.9  # lars, sgd
   config.trust_coefficient = 1e-3  # lars
+  config.clip_trust_ratio = False  # lars: rate times ratio at most 1 (LARC)
   config.predictor_learning_rate_multiplier = 1.0
 
   # The run.
@@ -130,10 +131,16 @@ def get_base_config() -> ml_collections.ConfigDict:
       k=200, temperature=0.1,
       max_train_examples=50_000))  # of the periodic evaluation's bank
 
-  # The final linear probe and `python -m byol_jax.evaluate`.
+  # At the end, beside the same encoder at random initialisation; () is none.
+  config.final_protocols = ('knn',)  # knn, linear
+  # The linear probe's settings, there and in `python -m byol_jax.evaluate`.
   config.linear = ml_collections.ConfigDict(dict(
       num_epochs=80, batch_size=1024, base_learning_rate=0.2, momentum=0.9,
-      augment=True))  # random crop and flip, as in the paper's C.1
+      augment=True,  # random crop and flip, as in the paper's C.1
+      # Where not empty, tried side by side instead of base_learning_rate;
+      # one is chosen on a held-out share of train, never on test.
+      base_learning_rates=(),  # the paper: (0.4, 0.3, 0.2, 0.1, 0.05)
+      held_out_share=0.01))  # the paper: 10 009 images
   return config
 
 

@@ -27,7 +27,7 @@ def pretrain(
     config: ml_collections.ConfigDict, workdir: str, encoder=None) -> None:
   """See `byol_jax.training.loop.pretrain`."""
   # Imported here, so that --help answers at once.
-  from byol_jax.training import loop  # pylint: disable=g-import-not-at-top
+  from byol_jax.training import loop
   loop.pretrain(config, workdir, encoder)
 
 

@@ -4,9 +4,59 @@ import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Compiling is most of the suite's time; what is compiled runs for moments.
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_llvm_disable_expensive_passes=true')
 
+from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import pytest  # noqa: E402
+
+from byol_jax import config as config_lib  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+
+class TinyEncoder(nn.Module):
+  """Compiles in a moment; made by a user who thought of one device."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    x = nn.Conv(8, (3, 3), strides=(2, 2), use_bias=False)(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    return jnp.mean(nn.relu(x), axis=(1, 2))
+
+
+@pytest.fixture
+def tiny_encoder():
+  """A user's encoder f32[B, H, W, 3] to f32[B, 8]."""
+  return TinyEncoder()
+
+
+@pytest.fixture
+def tiny_config():
+  """The smallest network with everything in it, on fake images."""
+  config = config_lib.get_base_config()
+  config.data = 'fake:64'
+  config.train_split, config.test_split = 'train', 'test'
+  config.image_size = 8
+  config.test_crop_ratio = 1.0
+  config.encoder = 'resnet10'
+  config.resnet.update(width=1 / 16, stem='cifar')
+  config.projector.update(hidden_size=16, output_size=8)
+  config.predictor.hidden_size = 16
+  config.batch_size = 16
+  config.total_steps = 8
+  config.warmup_steps = 2
+  config.base_learning_rate = 4.0
+  config.log_every_steps = 2
+  config.checkpoint_every_steps = 4
+  config.evaluate_every_steps = 4
+  config.evaluate_batch_size = 32
+  config.knn.k = 5
+  config.final_protocols = ()
+  return config

@@ -1,6 +1,6 @@
 """The pretraining loop: evaluate, save, take the next batch, step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import json
 import math
@@ -11,11 +11,10 @@ from typing import Any
 from flax import linen as nn
 import jax
 import ml_collections
-import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax.data import pipeline
-from byol_jax.data import preview
+from byol_jax.data import preview_grid
 from byol_jax.data import sources
 from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import final
@@ -40,6 +39,8 @@ class Setup:
   network: network_lib.Network
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
+  create_batches: Callable[[int], Iterator[Any]]  # from a step on
+  evaluate: Callable[[state_lib.TrainState], Iterable[tuple[str, float]]]
   total_steps: int
 
 
@@ -69,10 +70,21 @@ def set_up(
       config, train_source.num_classes, encoder, devices.AXIS_NAME)
   train_step = step_lib.make_train_step(
       config, network, tx, learning_rate_fn, total_steps=total_steps)
+
+  def create_batches(first_step: int) -> Iterator[Any]:
+    dataset = pipeline.create_train_dataset(
+        train_source, config, start_step=first_step, total_steps=total_steps,
+        process_index=jax.process_index(), process_count=jax.process_count())
+    return devices.prefetch(dataset.as_numpy_iterator())
+
   return Setup(
-      config, train_source, test_source, network,
-      devices.pmap_train_step(train_step),
-      lambda: state_lib.create_train_state(network, tx, config), total_steps)
+      config=config, train_source=train_source, test_source=test_source,
+      network=network, p_train_step=devices.pmap_train_step(train_step),
+      create_state=lambda: state_lib.create_train_state(network, tx, config),
+      create_batches=create_batches,
+      evaluate=periodic.Evaluator(
+          config, network, train_source, test_source).run,
+      total_steps=total_steps)
 
 
 def pretrain(
@@ -95,7 +107,7 @@ def pretrain(
     ConfigError: for a user's slip.
     FloatingPointError: when a metric is no longer finite.
   """
-  config = ml_collections.FrozenConfigDict(config)
+  config = config.copy_and_resolve_references()
   setup = set_up(config, encoder)
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +116,7 @@ def pretrain(
     state, run = _first_state(setup, checkpoints, workdir, encoder)
     (path / 'config.json').write_text(
         json.dumps(config_lib.to_dict(config), indent=2) + '\n')
-    state = _Loop(setup, checkpoints, workdir, run).run(state)
+    state = Loop(setup, checkpoints, workdir, run).run(state)
   finally:
     checkpoints.close()
   final.evaluate_and_report(
@@ -144,7 +156,7 @@ def _first_state(
       k: saved[k] for k in ('examples_seen', 'seconds')}
 
 
-class _Loop:
+class Loop:
   """The run between its first and its last step."""
 
   def __init__(
@@ -193,20 +205,13 @@ class _Loop:
     setup = self._setup
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
     self._writer = metrics_lib.MetricWriter(self._workdir, first_step)
-    dataset = pipeline.create_train_dataset(
-        setup.train_source, self._config, start_step=first_step,
-        total_steps=setup.total_steps, process_index=jax.process_index(),
-        process_count=jax.process_count())
-    self._batches = devices.prefetch(dataset.as_numpy_iterator())
-    self._evaluator = periodic.Evaluator(
-        self._config, setup.network, setup.train_source, setup.test_source)
+    self._batches = setup.create_batches(first_step)
     self._window = (first_step, time.monotonic())
     for line in self._describe():
       self._progress.say(line)
     if not first_step:
-      views = preview.write_views(
-          setup.train_source, self._config,
-          str(pathlib.Path(self._workdir) / 'views.png'))
+      views = preview_grid.create_preview(setup.train_source, self._config)
+      preview_grid.write_png(views, f'{self._workdir}/views.png')
       self._writer.write_image(0, 'views', views)
 
   def _describe(self) -> Iterator[str]:
@@ -281,7 +286,7 @@ class _Loop:
   def _evaluate(self, step: int, state: state_lib.TrainState) -> None:
     """Periodic figures; the time they take is not the training's."""
     begin = time.monotonic()
-    figures = dict(self._evaluator.run(state))
+    figures = dict(self._setup.evaluate(state))
     self._writer.write(step, figures)
     self._progress.say(f'step {step}  ' + '  '.join(
         f'{name} {value:.2f}' for name, value in figures.items()))

@@ -18,7 +18,7 @@ class MetricWriter:
   def __init__(self, workdir: str, first_step: int):
     """Continues at `first_step`; later rows, of a lost run, are dropped."""
     # Imported here, because TensorFlow takes seconds to.
-    import tensorflow as tf  # pylint: disable=g-import-not-at-top
+    import tensorflow as tf
     self._summary = tf.summary
     self._path = pathlib.Path(workdir) / 'metrics.jsonl'
     _drop_rows_after(self._path, first_step)

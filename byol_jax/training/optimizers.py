@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -21,21 +22,59 @@ def is_decayed(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def _scale_by_clipped_trust_ratio(
+    learning_rate_fn: schedules.Schedule, trust_coefficient: float
+) -> optax.GradientTransformation:
+  """The trust ratio, at most 1 / learning rate; the same as apex's LARC."""
+  unclipped = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+
+  def update_fn(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    scaled, _ = unclipped.update(updates, unclipped.init(params), params)
+    # A warm-up starts at a rate of 0, which clips nothing.
+    limit = 1 / jnp.maximum(learning_rate_fn(state.count), 1e-12)
+
+    def clip(update: jax.Array, scaled: jax.Array) -> jax.Array:
+      norm = optax.safe_norm(scaled, 0.0)
+      longest = limit.astype(norm.dtype) * optax.safe_norm(update, 0.0)
+      return scaled * jnp.minimum(1.0, longest / jnp.maximum(norm, 1e-30))
+
+    return jax.tree.map(clip, updates, scaled), optax.ScaleByScheduleState(
+        optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(
+      lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)),
+      update_fn)
+
+
 def lars(
     learning_rate_fn: schedules.Schedule, *, weight_decay: float,
-    momentum: float, trust_coefficient: float,
+    momentum: float, trust_coefficient: float, clip_trust_ratio: bool = False,
 ) -> optax.GradientTransformation:
   """LARS as the original has it, which is not `optax.lars`.
 
   Weight decay, then trust ratio, then momentum, then the learning rate: the
   rate stays outside the momentum buffer, so a change of it acts at once. No
-  Nesterov, no epsilon, no clipping; a zero norm gives a ratio of 1.
+  Nesterov, no epsilon; a zero norm gives a ratio of 1.
+
+  Args:
+    learning_rate_fn: of the 0-based step.
+    weight_decay: added to the gradient of kernels.
+    momentum: decay of the buffer.
+    trust_coefficient: eta; a kernel moves by about `learning rate * eta` of
+      its own norm.
+    clip_trust_ratio: whether a kernel's rate, ratio included, stays below 1,
+      as in solo-learn; the original does not clip.
+
+  Returns:
+    The transform.
   """
+  if clip_trust_ratio:
+    scale = _scale_by_clipped_trust_ratio(learning_rate_fn, trust_coefficient)
+  else:
+    scale = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
   return optax.chain(
       optax.add_decayed_weights(weight_decay, mask=is_decayed),
-      optax.masked(
-          optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
-          is_decayed),
+      optax.masked(scale, is_decayed),
       optax.trace(decay=momentum),
       optax.scale_by_learning_rate(learning_rate_fn))
 
@@ -54,7 +93,8 @@ def create_optimizer(
   if config.optimizer == 'lars':
     tx = lars(
         learning_rate_fn, weight_decay=config.weight_decay,
-        momentum=config.momentum, trust_coefficient=config.trust_coefficient)
+        momentum=config.momentum, trust_coefficient=config.trust_coefficient,
+        clip_trust_ratio=config.clip_trust_ratio)
   elif config.optimizer == 'sgd':
     tx = optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=is_decayed),

@@ -1,0 +1,138 @@
+"""Images per second of the input, the step, and the whole loop.
+
+Figures are medians over windows of some steps.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import itertools
+import json
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import tensorflow as tf
+
+from byol_jax.data import pipeline
+from byol_jax.training import checkpoint
+from byol_jax.training import devices
+from byol_jax.training import loop
+
+
+def measure_input(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+  """Images per second, of two views each, that the host makes ready."""
+  dataset = pipeline.create_train_dataset(
+      setup.train_source, setup.config, start_step=0,
+      total_steps=(windows + 1) * steps)
+  batches = dataset.as_numpy_iterator()
+
+  def run() -> None:
+    for _ in range(steps):
+      next(batches)
+
+  run()  # fills the buffers
+  return _rates('input', [_timed(run) for _ in range(windows)], setup, steps)
+
+
+def measure_step(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+  """Images per second of the step alone."""
+  run = _step_runner(setup, steps)
+  run()  # compiles
+  return _rates('step', [_timed(run) for _ in range(windows)], setup, steps)
+
+
+def measure_loop(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+  """The loop and the step in turn; `loop_over_step` is the ratio of times."""
+  run_step = _step_runner(setup, steps)
+  run_step()
+  step_secs, loop_secs = [], []
+  for _ in range(windows):
+    step_secs.append(_timed(run_step))
+    loop_secs.append(_loop_secs(setup, steps))
+  ratios = [a / b for a, b in zip(loop_secs, step_secs, strict=True)]
+  return (
+      _rates('step', step_secs, setup, steps)
+      | _rates('loop', loop_secs, setup, steps)
+      | {'loop_over_step': statistics.median(ratios)})
+
+
+def _step_runner(setup: loop.Setup, steps: int) -> Callable[[], None]:
+  state = devices.replicate(setup.create_state())
+  batch = devices.shard(_synthetic_batch(setup))
+
+  def run() -> None:
+    nonlocal state
+    for _ in range(steps):
+      state, metrics = setup.p_train_step(state, batch)
+    jax.block_until_ready((state, metrics))
+
+  return run
+
+
+def _loop_secs(setup: loop.Setup, steps: int) -> float:
+  """Seconds for `steps` of the loop, by the loop's own clock."""
+  config = setup.config.copy_and_resolve_references()
+  config.log_every_steps = steps
+  # The first window fills the queue; the second is measured.
+  setup = dataclasses.replace(
+      setup, config=config, total_steps=2 * steps, evaluate=lambda _: (),
+      create_batches=lambda _: devices.prefetch(
+          _synthetic_batches(setup, 2 * steps)))
+  with tempfile.TemporaryDirectory() as workdir:
+    checkpoints = checkpoint.Checkpoints(workdir)
+    note = {'seconds': 0.0, 'examples_seen': 0}
+    loop.Loop(setup, checkpoints, workdir, note).run(
+        devices.replicate(setup.create_state()))
+    checkpoints.close()
+    lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  rows = [row for row in map(json.loads, lines) if 'perf/seconds' in row]
+  return rows[-1]['perf/seconds'] - rows[-2]['perf/seconds']
+
+
+def _synthetic_batch(setup: loop.Setup) -> dict[str, Any]:
+  config, rng = setup.config, np.random.default_rng(0)
+  size, count = config.image_size, config.batch_size
+  views = rng.random((2, count, size, size, 3), np.float32)
+  batch = {
+      'views': tuple(views), 'index': np.arange(count, dtype=np.int32)}
+  if setup.train_source.num_classes is not None:
+    batch['label'] = np.zeros(count, np.int32)
+  return batch
+
+
+def _synthetic_batches(setup: loop.Setup, count: int) -> Iterator[dict[str, Any]]:
+  return itertools.repeat(_synthetic_batch(setup), count)
+
+
+def _timed(run: Callable[[], None]) -> float:
+  begin = time.perf_counter()
+  run()
+  return time.perf_counter() - begin
+
+
+def _rates(
+    name: str, secs: list[float], setup: loop.Setup, steps: int) -> dict[str, Any]:
+  rates = [steps * setup.config.batch_size / s for s in secs]
+  return {
+      f'{name}_images_per_second': statistics.median(rates),
+      f'{name}_windows': rates}
+
+
+def describe_machine() -> dict[str, Any]:
+  """What the figures hold for."""
+  return {
+      'device': jax.devices()[0].device_kind,
+      'num_devices': jax.device_count(), 'python': platform.python_version(),
+      'jax': jax.__version__, 'flax': flax.__version__,
+      'tensorflow': tf.__version__}
+
+
+MEASURES = {
+    'input': measure_input, 'step': measure_step, 'loop': measure_loop}

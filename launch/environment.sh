@@ -1,0 +1,41 @@
+# Makes and enters the environment; sourced by the other scripts.
+#
+#   source launch/environment.sh EXTRAS     # such as dev, or dev,cuda
+#
+# Uses Python 3.11 or newer, in .venv of the project (or $BYOL_JAX_VENV). What
+# is installed already is left alone until requirements.txt or setup.py change.
+
+_find_python() {
+  local candidate
+  for candidate in python3 python3.12 python3.11 python3.13; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+        2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo 'error: found no Python 3.11 or newer; install one, for example' \
+    'python3.12 with its venv module' >&2
+  return 1
+}
+
+_enter_environment() {
+  local extras=$1 project venv stamp python
+  project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  venv=${BYOL_JAX_VENV:-$project/.venv}
+  stamp="$extras $(cat "$project/requirements.txt" "$project/setup.py" \
+    | cksum)"
+  if [[ $(cat "$venv/.byol_jax" 2>/dev/null) != "$stamp" ]]; then
+    python=$(_find_python) || return 1
+    echo "installing into $venv with $("$python" --version)"
+    "$python" -m venv "$venv" || return 1
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --editable "$project[$extras]" || return 1
+    echo "$stamp" > "$venv/.byol_jax"
+  fi
+  # shellcheck disable=SC1091
+  source "$venv/bin/activate"
+  cd "$project" || return 1
+}
+
+_enter_environment "$1"

@@ -1,0 +1,24 @@
+"""Installs byol_jax: `pip install -e .[dev]`, or `[tpu]`, or `[cuda]`."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+setuptools.setup(
+    name='byol_jax',
+    version='0.1.0',
+    description='BYOL in JAX for TPU, GPU and CPU: self-supervised encoders.',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=setuptools.find_packages(include=['byol_jax', 'byol_jax.*']),
+    python_requires='>=3.11',
+    install_requires=(HERE / 'requirements.txt').read_text().split(),
+    extras_require={
+        'tpu': ['jax[tpu]'],
+        'cuda': ['jax[cuda12]'],
+        'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+    },
+)

@@ -78,7 +78,8 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.encoder = 'resnet50'  # resnet{10,18,34,50,101,152,200}
   config.resnet = ml_collections.ConfigDict(dict(
       width=1.0,  # multiplies every number of channels
-      stem='imagenet',  # imagenet (7x7/2, max-pool) | cifar (3x3/1)
+      # imagenet (7x7/2, max-pool) | cifar (3x3/1) | stride2 (3x3/2)
+      stem='imagenet',
       padding='torch',  # torch (symmetric) | same (the original's)
       # shape: a projection where the shape changes (torchvision);
       # group: in the first block of every group (the original).
@@ -228,7 +229,7 @@ def network_differences(
 _CHOICES = {
     'encoder': tuple(f'resnet{depth}' for depth in (
         10, 18, 34, 50, 101, 152, 200)),
-    'resnet.stem': ('imagenet', 'cifar'),
+    'resnet.stem': ('imagenet', 'cifar', 'stride2'),
     'resnet.padding': ('torch', 'same'),
     'resnet.projection_shortcut': ('shape', 'group'),
     'batch_statistics': ('per_view', 'joined'),
@@ -258,7 +259,7 @@ _RANGES = {
     'knn.temperature': (1e-6, None),
 }
 
-_TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8}
+_TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8, 'stride2': 16}
 
 
 def validate(

@@ -21,7 +21,8 @@ BOTTLENECK_DEPTHS = {
     50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
     200: (3, 24, 36, 3)}
 DEPTHS = (*BASIC_DEPTHS, *BOTTLENECK_DEPTHS)
-TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8}
+# Kernel size and stride of the stem's convolution.
+STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
 
 Norm = Callable[..., nn.Module]
 
@@ -99,7 +100,8 @@ class ResNet(nn.Module):
     norm: makes a normalisation layer, called as `norm(name=...)`.
     width: multiplies every number of channels (64 in the stem).
     stem: `imagenet` (7x7 convolution of stride 2, then 3x3 max-pooling of
-      stride 2) or `cifar` (3x3 convolution of stride 1).
+      stride 2), `cifar` (3x3 of stride 1, no pooling) or `stride2` (3x3 of
+      stride 2, no pooling).
     padding: `torch` or `same`, of every convolution and of the pooling.
     projection_shortcut: `shape` or `group`.
     zero_gamma: see `Block`.
@@ -123,8 +125,7 @@ class ResNet(nn.Module):
     blocks = (BOTTLENECK_DEPTHS if bottleneck else BASIC_DEPTHS)[self.depth]
     base = round(64 * self.width)
 
-    kernel_size, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-    x = conv(base, kernel_size, stride, name='stem_conv')(x)
+    x = conv(base, *STEMS[self.stem], name='stem_conv')(x)
     x = self.norm(name='stem_norm')(x, use_running_average=not train)
     x = nn.relu(x)
     if self.stem == 'imagenet':

@@ -46,17 +46,24 @@ def suggest(
 
 def _against_random(records: Sequence[records_lib.Record]) -> list[str]:
   """An encoder that learned something beats itself at random."""
-  top1 = {
-      (record['protocol'], record['random_init']):
-      record['metrics'][f'{record["protocol"]}/test_top1']
-      for record in records}
-  return [
-      f'Pretraining did not help in {protocol}: {100 * value:.1f} % against '
-      f'{100 * top1[protocol, True]:.1f} % at random initialisation. Train '
-      'for more epochs; look at the views: two views of one image should '
-      'share what matters and little else.'
-      for (protocol, random_init), value in top1.items()
-      if not random_init and value < top1.get((protocol, True), -1) + _MARGIN]
+  def top1(record: records_lib.Record) -> float:
+    return record['metrics'][f'{record["protocol"]}/test_top1']
+
+  random_init = {
+      records_lib.comparable(record): top1(record) for record in records
+      if record['random_init']}
+  advice = []
+  for record in records:
+    baseline = random_init.get(records_lib.comparable(record))
+    if record['random_init'] or baseline is None:
+      continue
+    if top1(record) < baseline + _MARGIN:
+      advice.append(
+          f'Pretraining did not help in {records_lib.describe(record)}: '
+          f'{100 * top1(record):.1f} % against {100 * baseline:.1f} % at '
+          'random initialisation. Train for more epochs; look at the views: '
+          'two views of one image should share what matters and little else.')
+  return advice
 
 
 def _past_its_best(curve: history.Curve | None) -> list[str]:

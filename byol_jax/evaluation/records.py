@@ -91,6 +91,14 @@ def read_all(directory: str | pathlib.Path) -> list[Record]:
   return [json.loads(path.read_text()) for path in paths]
 
 
+def comparable(record: Record) -> str:
+  """Equal for two records if their figures may be set side by side."""
+  return json.dumps([record[name] for name in (
+      'protocol', 'settings', 'data', 'train_split', 'test_split',
+      'num_train_examples', 'num_test_examples', 'image_size',
+      'test_crop_ratio', 'encoder')], sort_keys=True)
+
+
 def describe(record: Record) -> str:
   """A protocol with the settings to name beside its figures."""
   settings = record['settings']

@@ -87,7 +87,8 @@ def _header(
     protocol = record['protocol']
     if not record['random_init'] and record['data'] == config.data:
       top1 = record['metrics'][f'{protocol}/test_top1']
-      figures.append((f'{100 * top1:.1f} %', f'{protocol} top-1, test split'))
+      what = records_lib.describe(record).split(',')[0]
+      figures.append((f'{100 * top1:.1f} %', f'{what} top-1, test split'))
   last = history.last_values(curves)
   if 'perf/images_per_second' in curves:
     rate = statistics.median(curves['perf/images_per_second'][1])
@@ -129,22 +130,23 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
   """Pretrained against random initialisation, protocol by protocol."""
   if not records:
     return ''
-  by_kind = {}
+  pairs = {}
   for record in records:
-    key = record['protocol'], record['data'], record['test_split']
-    by_kind.setdefault(key, {})[record['random_init']] = record
+    key = records_lib.comparable(record)
+    pairs.setdefault(key, {})[record['random_init']] = record
   rows = []
-  for (protocol, data, split), pair in by_kind.items():
+  for pair in pairs.values():
     shown = pair.get(False) or pair[True]
     for count in (1, 5):
-      name = f'{protocol}/test_top{count}'
+      name = f'{shown["protocol"]}/test_top{count}'
       if name not in shown['metrics']:
         continue
       values = [
           pair[key]['metrics'].get(name) if key in pair else None
           for key in (True, False)]
       rows.append([
-          (f'{records_lib.describe(shown)}', ''), (f'{data} {split}', ''),
+          (records_lib.describe(shown), ''),
+          (f'{shown["data"]} {shown["test_split"]}', ''),
           (f'top-{count}', 'short'), *_against(*values)])
   about = (
       'Accuracy in percent of the frozen online encoder on the test split; '

@@ -1,5 +1,7 @@
 """The linear probe: one step by hand, what it can learn, what it must not."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -45,6 +47,9 @@ class UpdateTest(parameterized.TestCase):
         momentum=0.9)
     kernels = np.asarray(heads.params['kernel'], np.float64)
     np.testing.assert_array_equal(kernels[0], kernels[1])
+    update = jax.jit(functools.partial(
+        linear.update_heads, base_learning_rates=rates, momentum=0.9,
+        learning_rate_fn=lambda step: jnp.asarray(schedule)[step]))
     for r, rate in enumerate(rates):
       w, b = kernels[r].copy(), np.zeros(3)
       mw, mb = np.zeros_like(w), np.zeros(3)
@@ -56,10 +61,7 @@ class UpdateTest(parameterized.TestCase):
         mw, mb = 0.9 * mw + gw, 0.9 * mb + gb
         w -= rate * factor * (gw + 0.9 * mw)
         b -= rate * factor * (gb + 0.9 * mb)
-        trained = linear.update_heads(
-            trained, embedding, label, weight, base_learning_rates=rates,
-            learning_rate_fn=lambda step: jnp.asarray(schedule)[step],
-            momentum=0.9)
+        trained = update(trained, embedding, label, weight)
       np.testing.assert_allclose(trained.params['kernel'][r], w, atol=1e-6)
       np.testing.assert_allclose(trained.params['bias'][r], b, atol=1e-6)
       self.assertEqual(int(trained.step), len(schedule))
@@ -150,10 +152,11 @@ class TrainOnImagesTest(parameterized.TestCase):
         jax.random.key(0), embedding_size=16, num_classes=4, count=2,
         momentum=0.9)
     weight = (np.arange(64) >= 10).astype(np.float32)
+    update = jax.jit(functools.partial(
+        linear.update_heads, base_learning_rates=(0.2, 0.1), momentum=0.9,
+        learning_rate_fn=linear._make_rate_fn(64, 3)))
     for _ in range(3):
-      expected = linear.update_heads(
-          expected, embedding, label, weight, base_learning_rates=(0.2, 0.1),
-          learning_rate_fn=linear._make_rate_fn(64, 3), momentum=0.9)
+      expected = update(expected, embedding, label, weight)
     np.testing.assert_allclose(
         heads.params['kernel'], expected.params['kernel'], atol=1e-6)
 

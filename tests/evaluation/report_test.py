@@ -21,15 +21,16 @@ _SECTIONS = (
     'Configuration')
 
 
-def _record(protocol, random_init, top1):
-  settings = {'k': 200, 'temperature': 0.1} if protocol == 'knn' else {
+def _record(protocol, random_init, top1, k=200):
+  settings = {'k': k, 'temperature': 0.1} if protocol == 'knn' else {
       'num_epochs': 80, 'batch_size': 1024, 'features': 'augmented'}
   return {
       'protocol': protocol, 'random_init': random_init, 'settings': settings,
       'metrics': {f'{protocol}/test_top1': top1,
                   f'{protocol}/test_top5': top1 + 0.1,
                   'linear/base_learning_rate': 0.2},
-      'data': 'tfds:imagenet2012', 'test_split': 'validation',
+      'data': 'tfds:imagenet2012', 'train_split': 'train',
+      'test_split': 'validation', 'encoder': 'resnet50',
       'num_train_examples': 50, 'num_test_examples': 10, 'image_size': 224,
       'test_crop_ratio': 0.875, 'step': 0 if random_init else 200}
 
@@ -117,6 +118,15 @@ class ReportTest(parameterized.TestCase):
         'Health', 'Curves', 'Nearest neighbours', 'Throughput',
         'Configuration'])
     self.assertNotIn('class="same"', text)
+
+  def test_other_settings_are_not_set_side_by_side(self):
+    text = _write(rows=list(_rows()), records=[
+        _record('knn', False, 0.5, k=20), _record('knn', True, 0.6)])
+    self.assertIn('k=20,', text)
+    self.assertIn('k=200,', text)
+    self.assertNotIn('+', text[text.index('<h2>Probes'):text.index(
+        '<h2>Curves')])
+    self.assertNotIn('did not help', text)
 
   def test_run_that_has_just_begun(self):
     self.assertEqual(_headings(_write()), ['Configuration'])

@@ -2,13 +2,13 @@
 
 Decoded images of one size that fit into memory are an `InMemorySource`, whose
 batches are gathered, cropped and resized together. Everything else is an
-`EncodedSource`: bytes are read by index, and only the crop is decoded.
+`EncodedSource`: files or records are read by index, and of a JPEG only the
+crop is decoded.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -49,14 +49,12 @@ class EncodedSource(_Source):
   """Encoded images.
 
   Attributes:
-    read: int64 [n] indices to object [n] of bytes, called by several threads
-      at once; reads whole records from storage.
-    parse: in the graph, a record (string scalar) and its index (int64 scalar)
-      to `{'image': string scalar}`, a JPEG, PNG, BMP or GIF, and, if there
-      are labels, `'label'`, int32.
+    load: in the graph, an index (int64 scalar) to `{'image': string scalar}`,
+      the contents of a JPEG, PNG, BMP or GIF file, and, if there are labels,
+      `'label'`, int32. It must not call Python: a thread of tf.data that waits
+      for the interpreter while that shuts down would hang the process.
   """
-  read: Callable[[np.ndarray], np.ndarray]
-  parse: Callable[[tf.Tensor, tf.Tensor], dict[str, Any]]
+  load: Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 Source = InMemorySource | EncodedSource

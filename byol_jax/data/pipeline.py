@@ -11,7 +11,8 @@ Work is done in chunks of a few dozen rows, which fit the processor's cache
 and keep all its cores busy; chunks are joined into batches at the end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -29,7 +30,7 @@ from byol_jax.data.examples import Source
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
 # Streams of draws: view v of pretraining uses stream v.
-_LINEAR_STREAM = 255
+_LINEAR_STREAM = 128
 # Rows of an evaluation that is limited are a fixed sample, not the first
 # ones: folders and many datasets are sorted by class.
 _SAMPLE_SEED = 0
@@ -183,6 +184,8 @@ def create_eval_dataset(
   num_examples = source.num_examples
   sampled = limit is not None and limit < num_examples
   count = limit if sampled else num_examples
+  sample = randomness.permutation(
+      tf.constant(0), num_examples=num_examples, seed=_SAMPLE_SEED)
 
   def chunk(number: tf.Tensor) -> _Batch:
     positions = rows.first_position(number) + tf.range(
@@ -190,8 +193,7 @@ def create_eval_dataset(
     mask = positions < count
     index = tf.where(mask, positions, 0)
     if sampled:
-      index = randomness.example_order(
-          index, num_examples=num_examples, seed=_SAMPLE_SEED)
+      index = tf.gather(sample, index)
     return {'index': index, 'mask': mask, 'draws': (tf.zeros(
         [rows.per_chunk, 0]),)}
 
@@ -213,6 +215,14 @@ def create_eval_dataset(
   return _join_chunks(chunks, rows.chunks_per_step, steps)
 
 
+def read_image(source: Source, index: int) -> tf.Tensor:
+  """One example as it is, uint8 [H, W, 3]."""
+  if isinstance(source, InMemorySource):
+    return source.tensors['image'][index]
+  encoded = source.load(tf.constant(index, tf.int64))['image']
+  return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
 def _test_size(config: ml_collections.ConfigDict) -> int:
   return config.test_image_size or config.image_size
 
@@ -221,15 +231,20 @@ def _shuffled_chunks(
     source: Source, rows: _Rows, start_step: int, total_steps: int,
     seed: int) -> tf.data.Dataset:
   """`first`, a chunk's first position, and `index` [rows], int64."""
-  def chunk(number: tf.Tensor) -> _Batch:
-    first = rows.first_position(number)
-    positions = first + tf.range(rows.per_chunk, dtype=tf.int64)
-    return {'first': first, 'index': randomness.example_order(
-        positions, num_examples=source.num_examples, seed=seed)}
+  order = randomness.example_order(
+      num_examples=source.num_examples, batch_size=rows.batch_size,
+      start_step=start_step, total_steps=total_steps, seed=seed)
 
-  numbers = tf.data.Dataset.range(
-      start_step * rows.chunks_per_step, total_steps * rows.chunks_per_step)
-  return numbers.map(chunk)
+  def cut(step: tf.Tensor, index: tf.Tensor) -> _Batch:
+    parts = tf.range(rows.chunks_per_step, dtype=tf.int64)
+    first_row = rows.process_index * rows.per_process
+    index = index[first_row:first_row + rows.per_process]
+    return {
+        'first': rows.first_position(step * rows.chunks_per_step + parts),
+        'index': tf.reshape(index, [rows.chunks_per_step, rows.per_chunk])}
+
+  steps = tf.data.Dataset.range(start_step, total_steps)
+  return tf.data.Dataset.zip(steps, order).map(cut).unbatch()
 
 
 def _random_crops(
@@ -270,12 +285,7 @@ def _crops(
         lambda chunk: _crop_in_memory(chunk, tensors, box_fns, size),
         tf.data.AUTOTUNE)
 
-  def read(chunk: _Batch) -> _Batch:
-    records = tf.numpy_function(
-        source.read, [chunk['index']], tf.string, stateful=False)
-    return chunk | {'record': tf.ensure_shape(records, [rows.per_chunk])}
-
-  return (chunks.map(read, tf.data.AUTOTUNE).unbatch()
+  return (chunks.unbatch()
           .map(lambda example: _crop_encoded(example, source, box_fns, size),
                tf.data.AUTOTUNE)
           .batch(rows.per_chunk, drop_remainder=True))
@@ -299,8 +309,8 @@ def _crop_encoded(
     example: _Batch, source: EncodedSource, box_fns: Sequence[_BoxFn],
     size: int) -> _Batch:
   """One example: only the boxes of a JPEG are decoded."""
-  parsed = source.parse(example.pop('record'), example['index'])
-  encoded = parsed.pop('image')
+  loaded = source.load(example['index'])
+  encoded = loaded.pop('image')
 
   def boxes(shape: tf.Tensor) -> list[tf.Tensor]:
     sizes = shape[tf.newaxis, :2]
@@ -322,7 +332,7 @@ def _crop_encoded(
         for box in boxes(tf.shape(image)))
 
   crops = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
-  return example | parsed | {'crops': crops}
+  return example | loaded | {'crops': crops}
 
 
 def _join_chunks(

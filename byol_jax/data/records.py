@@ -5,10 +5,10 @@ starts. The headers are read once (twelve bytes a record), and what they say
 is kept in the user's cache folder.
 """
 
+from collections.abc import Callable
 import concurrent.futures
 import dataclasses
-import hashlib
-import os
+import io
 import pathlib
 import struct
 
@@ -17,24 +17,18 @@ import numpy as np
 import tensorflow as tf
 
 from byol_jax.config import ConfigError
+from byol_jax.data import cache
 
 # length: uint64, crc of length: uint32, data, crc of data: uint32.
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _THREADS = 16
 
 
-def cache_dir() -> pathlib.Path:
-  """The user's cache folder for byol_jax, made if need be."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  path = pathlib.Path(base, 'byol_jax')
-  path.mkdir(parents=True, exist_ok=True)
-  return path
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
   """Where records are: `paths[file[i]]`, at `offset[i]`, `length[i]` bytes."""
   paths: tuple[str, ...]
+  sizes: tuple[int, ...]  # of the files, in bytes
   file: np.ndarray  # int32 [N]
   offset: np.ndarray  # int64 [N], of the data
   length: np.ndarray  # int64 [N]
@@ -42,13 +36,27 @@ class RecordIndex:
   def __len__(self) -> int:
     return len(self.offset)
 
-  def read(self, indices: np.ndarray) -> np.ndarray:
-    """Records as object [n] of bytes, for int64 [n]; checks nothing."""
-    records = np.empty(len(indices), object)
-    for row, i in enumerate(indices):
-      records[row] = _read_bytes(
-          self.paths[self.file[i]], int(self.offset[i]), int(self.length[i]))
-    return records
+  def __getitem__(self, rows: slice) -> 'RecordIndex':
+    return dataclasses.replace(
+        self, file=self.file[rows], offset=self.offset[rows],
+        length=self.length[rows])
+
+  def make_read_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function, for the graph, of an index (int64 scalar) to a record."""
+    paths, sizes = tf.constant(self.paths), tf.constant(self.sizes, tf.int64)
+    file, offset = tf.constant(self.file), tf.constant(self.offset)
+    length = tf.constant(self.length)
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+      start, count = offset[index], length[index]
+      # TensorFlow has no op to read a part of a file; this dataset of one
+      # element is one. The record is its only one between header and footer.
+      return tf.data.FixedLengthRecordDataset(
+          paths[file[index]], record_bytes=count, header_bytes=start,
+          footer_bytes=sizes[file[index]] - start - count,
+          buffer_size=0).get_single_element()
+
+    return read
 
 
 def index_records(
@@ -70,8 +78,7 @@ def index_records(
   if missing:
     raise ConfigError(f'{missing[0]}, a file of the dataset, is missing')
   sizes = [tf.io.gfile.stat(path).length for path in paths]
-  key = hashlib.sha256(repr(list(zip(paths, sizes))).encode()).hexdigest()
-  cached = cache_dir() / f'records-{key[:32]}.npz'
+  cached = cache.cached_file('records', (paths, sizes), '.npz')
   offsets = _load(cached, len(paths))
   if offsets is None:
     logging.info('Indexing %d TFRecord files.', len(paths))
@@ -90,6 +97,7 @@ def concatenate(indices: list[RecordIndex]) -> RecordIndex:
   """One index of all the records, in order."""
   return RecordIndex(
       paths=tuple(index.paths[0] for index in indices),
+      sizes=tuple(index.sizes[0] for index in indices),
       file=np.repeat(np.arange(len(indices), dtype=np.int32),
                      [len(index) for index in indices]),
       offset=np.concatenate([index.offset for index in indices]),
@@ -99,7 +107,7 @@ def concatenate(indices: list[RecordIndex]) -> RecordIndex:
 def _file_index(path: str, starts: np.ndarray, size: int) -> RecordIndex:
   ends = np.append(starts[1:], size)
   return RecordIndex(
-      paths=(path,), file=np.zeros(len(starts), np.int32),
+      paths=(path,), sizes=(size,), file=np.zeros(len(starts), np.int32),
       offset=starts + _HEADER_BYTES,
       length=ends - starts - _HEADER_BYTES - _FOOTER_BYTES)
 
@@ -122,18 +130,6 @@ def _scan(path: str, size: int) -> np.ndarray:
   return np.array(starts, np.int64)
 
 
-def _read_bytes(path: str, offset: int, length: int) -> bytes:
-  if '://' in path:
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      file.seek(offset)
-      return file.read(length)
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    return os.pread(descriptor, length, offset)
-  finally:
-    os.close(descriptor)
-
-
 def _load(path: pathlib.Path, num_files: int) -> list[np.ndarray] | None:
   try:
     with np.load(path, allow_pickle=False) as archive:
@@ -146,7 +142,7 @@ def _load(path: pathlib.Path, num_files: int) -> list[np.ndarray] | None:
 
 
 def _save(path: pathlib.Path, offsets: list[np.ndarray]) -> None:
-  temporary = path.with_suffix(f'.{os.getpid()}.npz')
-  np.savez(temporary, counts=np.array([len(found) for found in offsets]),
+  buffer = io.BytesIO()
+  np.savez(buffer, counts=np.array([len(found) for found in offsets]),
            starts=np.concatenate(offsets))
-  os.replace(temporary, path)
+  cache.write(path, buffer.getvalue())

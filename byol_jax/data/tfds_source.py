@@ -18,6 +18,11 @@ from byol_jax.data.examples import Source
 
 _DECODING_BATCH = 256
 
+# TFDS logs what it does, line by line, where only errors matter to a user.
+logging.get_absl_logger().addFilter(
+    lambda record: (record.levelno >= logging.converter.STANDARD_ERROR
+                    or 'tensorflow_datasets' not in record.pathname))
+
 
 def create_tfds_source(
     name: str, split: str, *, data_dir: str, cache_bytes: int) -> Source:
@@ -145,41 +150,30 @@ def _encoded(
   features = tfds.decode.PartialDecoding(
       dict.fromkeys(keys, True)).extract_features(builder.info.features)
   skip = {image_key: tfds.decode.SkipDecoding()}
+  read = _record_index(builder, split).make_read_fn()
 
-  def parse(record: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
-    del index
-    example = features.deserialize_example(record, decoders=skip)
-    parsed = {'image': example[image_key]}
+  def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    example = features.deserialize_example(read(index), decoders=skip)
+    loaded = {'image': example[image_key]}
     if label_key:
-      parsed['label'] = tf.cast(example[label_key], tf.int32)
-    return parsed
+      loaded['label'] = tf.cast(example[label_key], tf.int32)
+    return loaded
 
-  return EncodedSource(read=_reader(builder, split), parse=parse, **common)
+  return EncodedSource(load=load, **common)
 
 
-def _reader(builder: tfds.core.DatasetBuilder, split: str):
-  """Reads serialized examples by index."""
+def _record_index(
+    builder: tfds.core.DatasetBuilder, split: str) -> records.RecordIndex:
+  """Where the serialized examples of a split, or a slice of one, are."""
   file_format = builder.info.file_format
-  if file_format == tfds.core.FileFormat.ARRAY_RECORD:
-    array_record = builder.as_data_source(split).data_source
-
-    def read(indices: np.ndarray) -> np.ndarray:
-      found = np.empty(len(indices), object)
-      found[:] = array_record.__getitems__(indices.tolist())
-      return found
-
-    return read
   if file_format != tfds.core.FileFormat.TFRECORD:
     raise ConfigError(
         f'{builder.info.full_name} is prepared as {file_format.value}; '
-        'expected tfrecord or array_record')
+        'expected tfrecord (`tfds convert_format` converts it)')
   instructions = builder.info.splits[split].file_instructions
   found = records.index_records(
       [str(i.filename) for i in instructions],
       [i.examples_in_shard for i in instructions])
   return records.concatenate([
-      records.RecordIndex(
-          paths=index.paths,
-          **{field: getattr(index, field)[i.skip:i.skip + i.take]
-             for field in ('file', 'offset', 'length')})
-      for i, index in zip(instructions, found, strict=True)]).read
+      index[i.skip:i.skip + i.take]
+      for i, index in zip(instructions, found, strict=True)])

@@ -71,7 +71,7 @@ def photometric(
     images = _with_prob(
         draws[:, _JITTER], settings.jitter_prob,
         lambda x, order, *values: augment.color_jitter(
-            x, order, dict(zip(operations, values))),
+            x, order, dict(zip(operations, values, strict=True))),
         images, jitter.order, *jitter.parameters.values())
   images = _with_prob(
       draws[:, _GRAYSCALE], settings.grayscale_prob, augment.to_grayscale,

@@ -1,0 +1,43 @@
+"""What is found out once about a dataset, kept in the user's cache folder."""
+
+import hashlib
+import os
+import pathlib
+import tempfile
+
+
+def cached_file(kind: str, key: object, suffix: str) -> pathlib.Path:
+  """A path in the cache folder for one kind of knowledge about one thing.
+
+  The folder is $XDG_CACHE_HOME/byol_jax, or ~/.cache/byol_jax, or, where
+  neither can be written, one among the temporary files.
+
+  Args:
+    kind: first part of the file's name.
+    key: what it is about; its `repr` says it fully.
+    suffix: last part of the file's name, with its dot.
+  """
+  digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+  return folder() / f'{kind}-{digest}{suffix}'
+
+
+def write(path: pathlib.Path, contents: bytes) -> None:
+  """Writes a file at once, so that no other process sees half of it."""
+  descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+  with os.fdopen(descriptor, 'wb') as file:
+    file.write(contents)
+  os.replace(temporary, path)
+
+
+def folder() -> pathlib.Path:
+  """The cache folder, made if need be."""
+  base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  for parent in (base, tempfile.gettempdir()):
+    path = pathlib.Path(parent, 'byol_jax')
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+      continue
+    if os.access(path, os.W_OK):
+      return path
+  raise OSError(f'neither {base} nor {tempfile.gettempdir()} can be written')

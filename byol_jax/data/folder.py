@@ -1,0 +1,167 @@
+"""Folders of images, labelled or not.
+
+`folder:PATH` is read in one of two ways, and a log line says which:
+
+* Where PATH/SPLIT is a folder, it is that split (PATH/train and PATH/val, with
+  `train_split='train'` and `test_split='val'`). If PATH/TRAIN_SPLIT holds at
+  least two folders, all with images, and no images beside them, these are the
+  classes, in the order of their names.
+* Otherwise every image under PATH, however deep, is the training split, and
+  there are no labels and no other splits.
+
+Every file is decoded once when it is first met, so that training never meets
+a bad one; what was found is remembered by path, size and time of change.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import pathlib
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from byol_jax.config import ConfigError
+from byol_jax.data import folder_index
+from byol_jax.data import photo
+from byol_jax.data.examples import EncodedSource
+from byol_jax.data.examples import InMemorySource
+from byol_jax.data.examples import Source
+
+_THREADS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+  """What a folder was understood to be."""
+  root: pathlib.Path  # of the split
+  class_names: tuple[str, ...] | None
+
+  def describe(self) -> str:
+    if self.class_names is None:
+      return 'no labels'
+    return f'{len(self.class_names)} classes, the names of its folders'
+
+
+def create_folder_source(
+    path: str, split: str, *, train_split: str, cache_bytes: int,
+    max_bad_share: float) -> Source:
+  """Opens a folder of images; see the module's docstring for its layout.
+
+  Files that cannot be decoded are named in a log file and left out. Links are
+  followed to files within the folder only, hidden files are passed over.
+
+  Args:
+    path: of the folder.
+    split: 'train' or a folder in it.
+    train_split: the split whose folders are the classes.
+    cache_bytes: decoded images of one size that fit are held in memory.
+    max_bad_share: of the image files that may be bad.
+
+  Returns:
+    The source; its examples are in the order of their paths.
+
+  Raises:
+    ConfigError: no such folder or split, no images in it, or too many bad
+      ones.
+  """
+  layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
+  found = folder_index.examine_folder(layout.root)
+  _check_bad(found, layout.root, max_bad_share)
+  files = found.good
+  labels = _labels(files, layout)
+  logging.info('folder:%s (%s): %d images, %s.', path, split, len(files),
+               layout.describe())
+  common = dict(
+      name=f'folder:{path} ({split})', num_examples=len(files),
+      num_classes=len(layout.class_names) if layout.class_names else None,
+      class_names=layout.class_names)
+  paths = [str(layout.root / file.name) for file in files]
+  sizes = {(file.height, file.width) for file in files}
+  if len(sizes) == 1:
+    ((height, width),) = sizes
+    if len(files) * height * width * 3 <= cache_bytes:
+      with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        images = np.stack(list(pool.map(photo.read_rgb, paths)))
+      return InMemorySource(images=images, labels=labels, **common)
+  return EncodedSource(
+      load=_make_load_fn(folder_index.readable_paths(layout.root, files),
+                         labels), **common)
+
+
+def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
+  if not path.is_dir():
+    raise ConfigError(f'folder:{path}: there is no such folder')
+  if (path / split).is_dir():
+    train = path / train_split
+    return _Layout(path / split, _class_names(
+        train if train.is_dir() else path / split))
+  if split == train_split:
+    return _Layout(path, None)
+  raise ConfigError(
+      f'folder:{path} has no split {split!r}: {path / split} is no folder; '
+      "make it, or set config.test_split='' if there is none")
+
+
+def _class_names(train: pathlib.Path) -> tuple[str, ...] | None:
+  entries = [e for e in train.iterdir() if not e.name.startswith('.')]
+  folders = sorted(e.name for e in entries if e.is_dir())
+  beside = any(folder_index.is_image_name(e.name) for e in entries
+               if e.is_file())
+  if beside or len(folders) < 2:
+    return None
+  labelled = all(folder_index.holds_images(train / f) for f in folders)
+  return tuple(folders) if labelled else None
+
+
+def _labels(
+    files: list[folder_index.ImageFile], layout: _Layout) -> np.ndarray | None:
+  if layout.class_names is None:
+    return None
+  numbers = {name: i for i, name in enumerate(layout.class_names)}
+  names = [pathlib.PurePath(file.name).parts[0] for file in files]
+  unknown = sorted(set(names) - set(numbers))
+  if unknown:
+    raise ConfigError(
+        f'{layout.root / unknown[0]} is not in a class of the training '
+        f'split; its classes are {list(numbers)[:10]}')
+  return np.array([numbers[name] for name in names], np.int32)
+
+
+def _check_bad(
+    found: folder_index.Examined, root: pathlib.Path,
+    max_bad_share: float) -> None:
+  """Says which files are bad, and stops if they are too many."""
+  count = len(found.bad) + len(found.good)
+  if not count:
+    raise ConfigError(
+        f'{root} holds no images; expected files named '
+        f'{", ".join(sorted(folder_index.SUFFIXES))}')
+  if not found.bad:
+    return
+  reasons = collections.Counter(file.problem for file in found.bad)
+  log = folder_index.write_bad_list(root, found.bad)
+  what = (f'{len(found.bad)} of {count} image files in {root} are bad ('
+          + ', '.join(f'{n} {reason}' for reason, n in reasons.most_common(3))
+          + f'; such as {found.bad[0].name}; all are named in {log})')
+  if len(found.bad) > max_bad_share * count:
+    raise ConfigError(
+        f'{what}, more than max_bad_image_share={max_bad_share:g}; mend or '
+        'remove them, or raise that share')
+  if not found.good:
+    raise ConfigError(what)
+  logging.warning('%s and skipped.', what)
+
+
+def _make_load_fn(paths: list[str], labels: np.ndarray | None):
+  paths = tf.constant(paths)
+  labels = None if labels is None else tf.constant(labels)
+
+  def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    loaded = {'image': tf.io.read_file(paths[index])}
+    if labels is not None:
+      loaded['label'] = labels[index]
+    return loaded
+
+  return load

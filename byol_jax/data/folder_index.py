@@ -1,0 +1,179 @@
+"""Which files of a folder are good images, found once and remembered."""
+
+from collections.abc import Iterator
+import concurrent.futures
+import json
+import os
+import pathlib
+import time
+from typing import NamedTuple
+import warnings
+
+from absl import logging
+from PIL import Image
+from PIL import UnidentifiedImageError
+
+from byol_jax.data import cache
+from byol_jax.data import photo
+
+# Files by other names (texts, annotations, archives) are passed over.
+SUFFIXES = frozenset((
+    '.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm',
+    '.pgm'))
+_THREADS = 16
+_PROGRESS_SECS = 10.0
+
+
+class ImageFile(NamedTuple):
+  """One file: where, as it was when it was examined, and what it is."""
+  name: str  # path from the folder, with '/'
+  num_bytes: int
+  modified_ns: int
+  height: int = 0
+  width: int = 0
+  plain: bool = False  # see `photo.Photo`
+  problem: str = ''  # why it is bad, in a few words
+
+  @property
+  def state(self) -> tuple[str, int, int]:
+    return self.name, self.num_bytes, self.modified_ns
+
+
+class Examined(NamedTuple):
+  """The image files of a folder, sorted by name."""
+  good: list[ImageFile]
+  bad: list[ImageFile]
+
+
+def is_image_name(name: str) -> bool:
+  """Whether a file's name says that it is an image."""
+  return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def holds_images(folder: pathlib.Path) -> bool:
+  """Whether there is an image file in a folder, however deep."""
+  return any(is_image_name(name)
+             for _, _, names in os.walk(folder) for name in names)
+
+
+def examine_folder(root: pathlib.Path) -> Examined:
+  """Decodes every image file of a folder that is not known yet.
+
+  Args:
+    root: an existing folder.
+
+  Returns:
+    Its image files, however deep, without hidden ones and without links that
+    lead out of the folder.
+  """
+  remembered = cache.cached_file('folder', os.path.realpath(root), '.json')
+  known = _load(remembered)
+  files = list(_image_files(root))
+  new = [file for file in files if file.state not in known]
+  if new:
+    known = {file.state: known[file.state] for file in files
+             if file.state in known}
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # broken metadata is no matter
+      known |= {file.state: file for file in _examine_all(root, new)}
+    cache.write(remembered, json.dumps(list(known.values())).encode())
+  examined = [known[file.state] for file in files]
+  return Examined(good=[file for file in examined if not file.problem],
+                  bad=[file for file in examined if file.problem])
+
+
+def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
+  """Paths of files as TensorFlow reads them like a viewer.
+
+  Of a file that needs Pillow (turned by its EXIF, CMYK, 16 bits, transparent,
+  in another format), a PNG of its pixels is kept in the cache folder.
+
+  Args:
+    root: the folder.
+    files: good ones.
+
+  Returns:
+    A path for each.
+  """
+  paths = [str(root / file.name) for file in files]
+  copies = {
+      i: cache.cached_file('image', (os.path.realpath(paths[i]), file.state),
+                           '.png')
+      for i, file in enumerate(files) if not file.plain}
+  missing = {i: copy for i, copy in copies.items() if not copy.exists()}
+  if missing:
+    logging.info('Keeping %d unusual images of %s as PNGs in %s.',
+                 len(missing), root, cache.folder())
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+      contents = pool.map(photo.read_as_png, [paths[i] for i in missing])
+      for copy, png in zip(missing.values(), contents, strict=True):
+        cache.write(copy, png)
+  return [str(copies.get(i, path)) for i, path in enumerate(paths)]
+
+
+def write_bad_list(root: pathlib.Path, bad: list[ImageFile]) -> pathlib.Path:
+  """Writes the bad files' names and problems, a line each; says where."""
+  path = cache.cached_file('bad', os.path.realpath(root), '.txt')
+  lines = [f'{root / file.name}\t{file.problem}\n' for file in bad]
+  cache.write(path, ''.join(lines).encode())
+  return path
+
+
+def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
+  """Image files by name, in an order that every machine agrees on."""
+  real_root = os.path.realpath(root)
+  found = []
+  for parent, folders, names in os.walk(root):  # no linked folders
+    folders[:] = [f for f in folders if not f.startswith('.')]
+    for name in names:
+      path = os.path.join(parent, name)
+      if name.startswith('.') or not is_image_name(name):
+        continue
+      if os.path.islink(path) and os.path.commonpath(
+          [real_root, os.path.realpath(path)]) != real_root:
+        continue
+      if os.path.isfile(path):
+        found.append(pathlib.PurePath(os.path.relpath(path, root)).as_posix())
+  for name in sorted(found):
+    status = os.stat(root / name)
+    yield ImageFile(name, status.st_size, status.st_mtime_ns)
+
+
+def _examine_all(
+    root: pathlib.Path, files: list[ImageFile]) -> Iterator[ImageFile]:
+  """Decodes files in threads (Pillow leaves the interpreter while it does)."""
+  logging.info('Checking %d image files in %s, once.', len(files), root)
+  said = time.monotonic()
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    examined = pool.map(lambda file: _examine(root, file), files)
+    for count, file in enumerate(examined, 1):
+      yield file
+      if time.monotonic() - said > _PROGRESS_SECS:
+        said = time.monotonic()
+        logging.info('Checked %d of %d image files.', count, len(files))
+
+
+def _examine(root: pathlib.Path, file: ImageFile) -> ImageFile:
+  if not file.num_bytes:
+    return file._replace(problem='empty')
+  try:
+    found = photo.examine(str(root / file.name))
+  except UnidentifiedImageError:
+    return file._replace(problem='not an image')
+  except Image.DecompressionBombError:
+    return file._replace(problem='implausibly large')
+  except Exception as error:  # pylint: disable=broad-except
+    # Pillow's decoders raise whatever they like on damaged files.
+    truncated = 'truncated' in str(error)
+    return file._replace(
+        problem='truncated' if truncated else 'cannot be decoded')
+  return file._replace(
+      height=found.height, width=found.width, plain=found.plain)
+
+
+def _load(path: pathlib.Path) -> dict[tuple[str, int, int], ImageFile]:
+  try:
+    files = [ImageFile(*fields) for fields in json.loads(path.read_text())]
+  except (OSError, ValueError, TypeError):
+    return {}
+  return {file.state: file for file in files}

@@ -1,0 +1,79 @@
+"""A picture of originals and the views that training would see of them."""
+
+import io
+
+from matplotlib import figure
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from byol_jax.data import pipeline
+from byol_jax.data.examples import Source
+
+_CELL_INCHES = 1.6
+_DPI = 100
+
+
+def create_preview(
+    source: Source, config: ml_collections.ConfigDict, *,
+    num_images: int = 8) -> np.ndarray:
+  """Originals above their first and second views.
+
+  Args:
+    source: examples.
+    config: a run's; its batch size does not matter.
+    num_images: columns, the first examples of the run's order.
+
+  Returns:
+    uint8 [H, W, 3], for `write_png` or a TensorBoard image.
+  """
+  batch = next(_first_batch(source, config, num_images))
+  index = np.asarray(batch['index'], np.int64)
+  rows = [[np.asarray(pipeline.read_image(source, i)) for i in index],
+          *batch['views']]
+  titles = [_label(batch, source, row) for row in range(num_images)]
+  return _draw(rows, ('original', 'view 1', 'view 2'), titles)
+
+
+def write_png(image: np.ndarray, path: str) -> None:
+  """Writes uint8 [H, W, 3]."""
+  with tf.io.gfile.GFile(path, 'wb') as file:
+    file.write(tf.io.encode_png(image).numpy())
+
+
+def _first_batch(source, config, num_images):
+  config = config.copy_and_resolve_references()
+  config.batch_size = num_images
+  return pipeline.create_train_dataset(
+      source, config, total_steps=1).as_numpy_iterator()
+
+
+def _label(batch, source: Source, row: int) -> str:
+  if not source.has_labels:
+    return f'no. {batch["index"][row]}'
+  label = batch['label'][row]
+  return source.class_names[label] if source.class_names else f'{label}'
+
+
+def _draw(
+    rows: list[list[np.ndarray]], row_titles: tuple[str, ...],
+    column_titles: list[str]) -> np.ndarray:
+  """Draws without pyplot, which keeps figures and picks a display."""
+  picture = figure.Figure(
+      (len(column_titles) * _CELL_INCHES, len(rows) * _CELL_INCHES + 0.3),
+      dpi=_DPI, layout='constrained')
+  axes = picture.subplots(
+      len(rows), len(column_titles), squeeze=False)
+  for cells, images, row_title in zip(axes, rows, row_titles, strict=True):
+    for cell, image in zip(cells, images, strict=True):
+      cell.imshow(image, interpolation='nearest')
+      cell.set_xticks([])
+      cell.set_yticks([])
+    cells[0].set_ylabel(row_title)
+  for cell, title in zip(axes[0], column_titles, strict=True):
+    cell.set_title(title[:24], fontsize=9)
+  buffer = io.BytesIO()
+  picture.savefig(buffer, format='rgba', dpi=_DPI)
+  width, height = picture.canvas.get_width_height()
+  pixels = np.frombuffer(buffer.getvalue(), np.uint8)
+  return pixels.reshape(height, width, 4)[..., :3].copy()

@@ -1,0 +1,200 @@
+"""The run: what it writes, how it stops, how it goes on."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax.training import checkpoint
+from byol_jax.training import devices
+from byol_jax.training import loop
+from byol_jax.training import step as step_lib
+
+
+def _state(workdir, encoder):
+  return checkpoint.restore_workdir(str(workdir), encoder)[2]
+
+
+def _rows(workdir):
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _assert_equal(a, b):
+  """Bit for bit, every leaf."""
+  a, b = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
+  assert len(a) == len(b)
+  for (path, x), y in zip(a, b, strict=True):
+    np.testing.assert_array_equal(
+        x, y, err_msg=jax.tree_util.keystr(path), strict=True)
+
+
+
+
+def _pretrain(config, workdir, encoder):
+  loop.pretrain(config, str(workdir), encoder)
+  return _state(workdir, encoder)
+
+
+class _Killed(BaseException):
+  """Not to be caught, like a signal."""
+
+
+def _killed_at(monkeypatch, step):
+  """Makes the next run die after taking the batch of `step`."""
+  prefetch = devices.prefetch
+
+  def dying(batches, size=2):
+    for n, batch in enumerate(prefetch(batches, size)):
+      if n == step:
+        raise _Killed
+      yield batch
+
+  monkeypatch.setattr(devices, 'prefetch', dying)
+
+
+def test_resuming_equals_never_stopping(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """Killed twice, once before any save, a run ends bit for bit the same."""
+  expected = _pretrain(tiny_config, tmp_path / 'whole', tiny_encoder)
+  for step in (3, 6):
+    with monkeypatch.context() as patch:
+      _killed_at(patch, step)
+      with pytest.raises(_Killed):
+        _pretrain(tiny_config, tmp_path / 'killed', tiny_encoder)
+  state = _pretrain(tiny_config, tmp_path / 'killed', tiny_encoder)
+  _assert_equal(expected, state)
+  assert int(state.step) == 8
+
+  def figures(name):
+    return [
+        {k: v for k, v in row.items() if not k.startswith('perf/')}
+        for row in _rows(tmp_path / name)]
+
+  assert figures('killed') == figures('whole')
+
+
+def test_what_a_run_writes(tiny_config, tiny_encoder, tmp_path, capsys):
+  tiny_config.final_protocols = ('knn',)
+  _pretrain(tiny_config, tmp_path, tiny_encoder)
+  rows = _rows(tmp_path)
+  assert [r['step'] for r in rows if 'train/loss' in r] == [2, 4, 6, 8]
+  assert [r['step'] for r in rows if 'knn/test_top1' in r] == [4, 8]
+  first = rows[0]
+  assert 0 < first['train/loss'] < 8
+  assert {
+      'train/tau', 'train/learning_rate', 'train/grad_norm',
+      'train/param_norm', 'train/update_norm', 'train/embedding_std',
+      'train/projection_std', 'train/cosine', 'online_probe/train_loss',
+      'perf/images_per_second'} <= first.keys()
+  assert any('online_probe/test_top1' in r for r in rows)
+  assert any('diagnostics/embedding_rank' in r for r in rows)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config_lib.to_dict(config_lib.from_dict(config)) == config
+  assert (tmp_path / 'views.png').stat().st_size
+  assert list(tmp_path.glob('events.out.tfevents.*'))
+  assert (tmp_path / 'report.html').exists()
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert {'knn_top1', 'random_init_knn_top1', 'images_per_second',
+          'seconds'} <= result.keys()
+  output = capsys.readouterr().out
+  assert 'step 8/8  epoch 2.00  loss' in output
+
+
+def test_checkpoints_kept(tiny_config, tiny_encoder, tmp_path):
+  tiny_config.checkpoint_every_steps = 2
+  tiny_config.checkpoints_to_keep = 2
+  _pretrain(tiny_config, tmp_path, tiny_encoder)
+  kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
+  assert kept == ['6', '8']
+
+
+def test_another_network_in_the_workdir(tiny_config, tiny_encoder, tmp_path):
+  tiny_config.total_steps = 2
+  _pretrain(tiny_config, tmp_path, tiny_encoder)
+  tiny_config.projector.output_size = 4
+  tiny_config.predictor.depth = 3
+  with pytest.raises(config_lib.ConfigError) as error:
+    loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
+  assert 'predictor.depth: 2, 3' in str(error.value)
+  assert 'projector.output_size: 8, 4' in str(error.value)
+
+
+def test_init_from(tiny_config, tiny_encoder, tmp_path):
+  """Weights come over; step, optimizer and probe start anew."""
+  config = tiny_config
+  source = _pretrain(config, tmp_path / 'a', tiny_encoder)
+  config.init_from = str(tmp_path / 'a')
+  config.total_steps, config.warmup_steps = 0, 0
+  setup = loop.set_up(config, tiny_encoder)
+  state = checkpoint.load_weights(
+      setup.create_state(), config.init_from, tiny_encoder)
+  assert int(state.step) == 0
+  _assert_equal(state.target_params, source.target_params)
+  _assert_equal(state.online_batch_stats, source.online_batch_stats)
+  for part in ('encoder', 'projector', 'predictor'):
+    _assert_equal(state.online_params[part], source.online_params[part])
+  fresh = setup.create_state().online_params['probe']
+  _assert_equal(state.online_params['probe'], fresh)
+  config.projector.output_size = 4
+  with pytest.raises(config_lib.ConfigError, match='does not fit'):
+    loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
+
+
+def test_not_finite_stops_the_run(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """It says which metric and step; the last good checkpoint stays."""
+  make_train_step = step_lib.make_train_step
+
+  def make_poisoned(*args, **kwargs):
+    train_step = make_train_step(*args, **kwargs)
+
+    def poisoned(state, batch):
+      new, metrics = train_step(state, batch)
+      return new, metrics | {'train/loss': jnp.where(
+          state.step == 5, jnp.nan, metrics['train/loss'])}
+
+    return poisoned
+
+  monkeypatch.setattr(step_lib, 'make_train_step', make_poisoned)
+  with pytest.raises(FloatingPointError) as error:
+    loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
+  assert 'train/loss' in str(error.value)
+  assert 'step 6' in str(error.value)
+  assert 'checkpoint of step 4 is kept' in str(error.value)
+  assert _rows(tmp_path)[-1]['train/loss'] == 'nan'
+  assert int(_state(tmp_path, tiny_encoder).step) == 4
+
+
+def test_it_learns(tiny_config, tiny_encoder, tmp_path):
+  """On two kinds of pictures the loss falls and the probe tells them apart."""
+  rng = np.random.default_rng(0)
+  label = np.arange(96, dtype=np.int32) % 2
+  stripes = np.zeros((96, 8, 8, 3))
+  stripes[label == 0, ::2] = 200
+  stripes[label == 1, :, ::2] = 200
+  images = stripes + rng.integers(0, 56, stripes.shape)
+  images = images.astype(np.uint8)
+  np.savez(
+      tmp_path / 'stripes.npz', train_image=images[:64],
+      train_label=label[:64], test_image=images[64:], test_label=label[64:])
+  config = tiny_config
+  config.data = f'arrays:{tmp_path}/stripes.npz'
+  for view in (config.augment.view1, config.augment.view2):
+    view.crop_area_range = (0.5, 1.0)
+    view.flip_prob = view.blur_prob = view.solarize_prob = 0.0
+  config.optimizer, config.base_learning_rate = 'sgd', 2.0
+  config.total_steps = config.evaluate_every_steps = 120
+  config.checkpoint_every_steps = 120
+  config.log_every_steps = 1
+  _pretrain(config, tmp_path / 'run', tiny_encoder)
+  rows = _rows(tmp_path / 'run')
+  losses = [r['train/loss'] for r in rows if 'train/loss' in r]
+  assert np.mean(losses[-3:]) < 0.6 * losses[0]
+  final = next(r for r in rows if 'online_probe/test_top1' in r)
+  assert final['online_probe/test_top1'] > 0.8
+  assert final['knn/test_top1'] > 0.8

@@ -1,10 +1,12 @@
 """What every job shares: how it starts, and how it ends on a user's slip."""
 
 from collections.abc import Callable, Sequence
+import os
 import sys
 
 from absl import app
 from absl import flags
+from absl import logging
 
 from byol_jax import config as config_lib
 
@@ -15,10 +17,22 @@ def _fail(message: object) -> None:
   sys.exit(1)
 
 
+def _check_config_file(argv: Sequence[str]) -> None:
+  """A file that cannot be loaded would be reported only when it is used."""
+  for argument in argv:
+    name, _, value = argument.partition('=')
+    path = value.partition(':')[0]
+    if name.lstrip('-') == 'config' and path and not os.path.isfile(path):
+      _fail(
+          f'{argument}: there is no such file; expected one like '
+          'configs/quickstart.py')
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; any slip in it ends in one line."""
   app.define_help_flags()
   try:
+    _check_config_file(argv)
     return flags.FLAGS(argv)
   except flags.Error as error:
     _fail(f'{error} (--help lists the flags)')
@@ -29,14 +43,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs `main(argv)`; a `ConfigError` ends it with one line and exit code 1.
+  """Runs `main(argv)`; what a user can mend ends it with one line, code 1.
   """
   def guarded(argv: Sequence[str]) -> None:
+    # Libraries tell of every file they write; a job's own lines are printed.
+    logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:
       main(argv)
-    except config_lib.ConfigError as error:
+    except (config_lib.ConfigError, FloatingPointError) as error:
       _fail(error)
 
   app.run(guarded, flags_parser=_parse_flags)

@@ -14,30 +14,29 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = 'tfds:cifar10'
   config.test_split = 'test'
   config.test_crop_ratio = 1.0
-  config.image_size = 32
-  config.augment.mean = (0.4914, 0.4822, 0.4465)
-  config.augment.std = (0.2470, 0.2435, 0.2616)
-  config.augment.view1.blur_prob = 0.0
-  config.augment.view2.blur_prob = 0.0
+  config.image_size = 16
+  for view in (config.augment.view1, config.augment.view2):
+    view.crop_area_range = (0.2, 1.0)
+    view.blur_prob = 0.0
+    view.solarize_prob = 0.0
 
   config.encoder = 'resnet10'
-  config.resnet.stem = 'cifar'
-  config.resnet.width = 0.25
+  config.resnet.stem = 'stride2'
+  config.resnet.width = 0.5
   config.projector.update(hidden_size=512, output_size=128)
   config.predictor.hidden_size = 512
   config.base_tau = 0.99
-  config.target_init = 'copy'
 
   config.optimizer = 'sgd'
-  config.batch_size = 256
-  config.num_epochs = 4
-  config.warmup_epochs = 0.5
-  config.base_learning_rate = 0.2
+  config.batch_size = 128
+  config.num_epochs = 10
+  config.warmup_epochs = 1.0
+  config.base_learning_rate = 0.12
   config.weight_decay = 5e-4
 
-  config.log_every_steps = 20
-  config.checkpoint_every_steps = 200
-  config.evaluate_every_steps = 400
+  config.log_every_steps = 50
+  config.checkpoint_every_steps = 500
+  config.evaluate_every_steps = 1000
   config.evaluate_batch_size = 500
   config.knn.max_train_examples = 10_000
   config.final_protocols = ('knn', 'linear')

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import json
 import pathlib
 import statistics
+import time
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def evaluate_and_report(
     config: ml_collections.ConfigDict, network: network_lib.Network,
     state: state_lib.TrainState, initial_state: state_lib.TrainState,
     train_source: examples.Source, test_source: examples.Source | None,
-    workdir: str,
+    workdir: str, begin: float,
 ) -> None:
   """Writes a run's evaluations, its result.json and its report.html.
 
@@ -84,6 +85,7 @@ def evaluate_and_report(
     train_source: where there are no labels, nothing is evaluated.
     test_source: or None, likewise.
     workdir: of the run.
+    begin: when the run began, on the monotonic clock, had it not stopped.
   """
   variables = features_lib.online_variables(state)
   names = protocols_to_run(config, train_source, test_source)
@@ -107,7 +109,8 @@ def evaluate_and_report(
   neighbors.find(
       train_source, test_source, splits, picture_size=config.image_size,
   ).write(workdir)
-  result = json.dumps(create_result(made, workdir), indent=2)
+  result = create_result(made, workdir, time.monotonic() - begin)
+  result = json.dumps(result, indent=2)
   (pathlib.Path(workdir) / 'result.json').write_text(result + '\n')
   page = report.write_report(workdir)
   if made:
@@ -146,22 +149,29 @@ def _sample_splits(
 
 
 def create_result(
-    made: Sequence[records.Record], workdir: str | pathlib.Path
+    made: Sequence[records.Record], workdir: str | pathlib.Path,
+    seconds: float,
 ) -> dict[str, float]:
   """The figures that other programs read.
 
-  `linear_top1`, `knn_top1` and the same after `random_init_`, in [0, 1], where
-  they were measured; `images_per_second`, the median over the run's log rows;
-  `seconds`, which pretraining took without evaluations.
+  Args:
+    made: of the encoder, and of the same one at random.
+    workdir: of the run.
+    seconds: what all of it took.
+
+  Returns:
+    `linear_top1`, `knn_top1` and the same after `random_init_`, in percent,
+    where they were measured; `images_per_second`, the median over the run's
+    log rows; `seconds`.
   """
   result = {}
   for record in made:
     prefix = 'random_init_' if record['random_init'] else ''
     name = record['protocol']
-    result[f'{prefix}{name}_top1'] = record['metrics'][f'{name}/test_top1']
+    result[f'{prefix}{name}_top1'] = round(
+        100 * record['metrics'][f'{name}/test_top1'], 2)
   curves = history.read_curves(workdir)
   if 'perf/images_per_second' in curves:
-    result['images_per_second'] = statistics.median(
-        curves['perf/images_per_second'][1])
-    result['seconds'] = curves['perf/seconds'][1][-1]
-  return result
+    result['images_per_second'] = round(statistics.median(
+        curves['perf/images_per_second'][1]), 1)
+  return result | {'seconds': round(seconds, 1)}

@@ -59,6 +59,8 @@ def set_up(
   test_source = None
   if config.test_split:
     test_source = sources.create_source(config, config.test_split)
+  # Found out now, not after days of training.
+  final.protocols_to_run(config, train_source, test_source)
   total_steps, warmup_steps = config_lib.run_length(
       config, train_source.num_examples)
   learning_rate_fn = schedules.make_learning_rate_fn(
@@ -80,7 +82,7 @@ def set_up(
   return Setup(
       config=config, train_source=train_source, test_source=test_source,
       network=network, p_train_step=devices.pmap_train_step(train_step),
-      create_state=lambda: state_lib.create_train_state(network, tx, config),
+      create_state=state_lib.make_create_train_state(network, tx, config),
       create_batches=create_batches,
       evaluate=periodic.Evaluator(
           config, network, train_source, test_source).run,
@@ -107,21 +109,23 @@ def pretrain(
     ConfigError: for a user's slip.
     FloatingPointError: when a metric is no longer finite.
   """
+  begin = time.monotonic()
   config = config.copy_and_resolve_references()
   setup = set_up(config, encoder)
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoints_to_keep)
   try:
-    state, run = _first_state(setup, checkpoints, workdir, encoder)
+    state, note = _first_state(setup, checkpoints, workdir, encoder)
+    begin -= note['wall_seconds']
     (path / 'config.json').write_text(
         json.dumps(config_lib.to_dict(config), indent=2) + '\n')
-    state = Loop(setup, checkpoints, workdir, run).run(state)
+    state = Loop(setup, checkpoints, workdir, note, begin).run(state)
   finally:
     checkpoints.close()
   final.evaluate_and_report(
       config, setup.network, state, setup.create_state(),
-      setup.train_source, setup.test_source, workdir)
+      setup.train_source, setup.test_source, workdir, begin)
 
 
 def _first_state(
@@ -138,7 +142,7 @@ def _first_state(
       'config': config_lib.to_dict(config),
       'num_classes': setup.train_source.num_classes,
       'custom_encoder': type(encoder).__name__ if encoder else None,
-      'examples_seen': 0, 'seconds': 0.0}
+      'examples_seen': 0, 'seconds': 0.0, 'wall_seconds': 0.0}
   step = checkpoints.latest_step()
   if step is None:
     state = setup.create_state()
@@ -153,7 +157,7 @@ def _first_state(
   like = jax.eval_shape(setup.create_state)
   print(f'continuing {workdir} at step {step}')
   return checkpoints.restore_state(step, like), note | {
-      k: saved[k] for k in ('examples_seen', 'seconds')}
+      k: saved[k] for k in ('examples_seen', 'seconds', 'wall_seconds')}
 
 
 class Loop:
@@ -161,12 +165,22 @@ class Loop:
 
   def __init__(
       self, setup: Setup, checkpoints: checkpoint.Checkpoints, workdir: str,
-      note: dict[str, Any]):
+      note: dict[str, Any], begin: float):
+    """Nothing is opened yet.
+
+    Args:
+      setup: of the run.
+      checkpoints: of the workdir.
+      workdir: for everything else that is written.
+      note: of the run so far; saved with the state.
+      begin: when the run began, on the monotonic clock, had it not stopped.
+    """
     self._setup = setup
     self._config = setup.config
     self._checkpoints = checkpoints
     self._workdir = workdir
     self._note = note
+    self._begin = begin
     self._warned = set()
 
   def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
@@ -296,7 +310,8 @@ class Loop:
   def _save(self, step: int, state: state_lib.TrainState) -> None:
     begin = time.monotonic()
     note = self._note | {
-        'examples_seen': step * self._config.batch_size}
+        'examples_seen': step * self._config.batch_size,
+        'wall_seconds': begin - self._begin}
     self._checkpoints.save(step, state, note)
     self._pause(begin)
 

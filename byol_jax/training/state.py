@@ -1,5 +1,6 @@
 """The state of a run: everything that a step changes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import struct
@@ -39,32 +40,46 @@ def target_parts(tree: dict[str, Any]) -> dict[str, Any]:
   return {k: tree[k] for k in network_lib.TARGET_PARTS if k in tree}
 
 
+def make_create_train_state(
+    network: network_lib.Network,
+    tx: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+) -> Callable[[], TrainState]:
+  """Returns a maker of the initial state, which compiles but once.
+
+  Parameters are a function of `config.seed` alone. The target starts from its
+  own random parameters (`target_init` `independent`, as the original) or from
+  the online network's (`copy`).
+  """
+  size = config.image_size
+  shape = (1, size, size, len(config.augment.mean))
+  online_key, target_key = jax.random.split(jax.random.key(config.seed))
+  if config.target_init == 'copy':
+    target_key = online_key
+
+  @jax.jit
+  def init(key: jax.Array) -> tuple[Any, Any]:
+    variables = network.init({'params': key, 'dropout': key}, jnp.zeros(shape))
+    return variables['params'], variables.get('batch_stats', {})
+
+  def create_train_state() -> TrainState:
+    params, batch_stats = init(online_key)
+    target_params, target_batch_stats = {}, {}
+    if config.target == 'ema':
+      target_params, target_batch_stats = map(target_parts, init(target_key))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        online_params=params, target_params=target_params,
+        online_batch_stats=batch_stats, target_batch_stats=target_batch_stats,
+        opt_state=tx.init(params), objective_state={})
+
+  return create_train_state
+
+
 def create_train_state(
     network: network_lib.Network,
     tx: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
 ) -> TrainState:
-  """Initial parameters, a function of `config.seed` alone.
-
-  The target starts from its own random parameters (`target_init`
-  `independent`, as the original) or from the online network's (`copy`).
-  """
-  size = config.image_size
-  images = jnp.zeros((1, size, size, len(config.augment.mean)))
-  online_key, target_key = jax.random.split(jax.random.key(config.seed))
-
-  def init(key: jax.Array) -> tuple[Any, Any]:
-    variables = network.init({'params': key, 'dropout': key}, images)
-    return variables['params'], variables.get('batch_stats', {})
-
-  init = jax.jit(init)
-  params, batch_stats = init(online_key)
-  target_params, target_batch_stats = {}, {}
-  if config.target == 'ema':
-    key = online_key if config.target_init == 'copy' else target_key
-    target_params, target_batch_stats = map(target_parts, init(key))
-  return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      online_params=params, target_params=target_params,
-      online_batch_stats=batch_stats, target_batch_stats=target_batch_stats,
-      opt_state=tx.init(params), objective_state={})
+  """The initial state, see `make_create_train_state`."""
+  return make_create_train_state(network, tx, config)()

@@ -26,7 +26,8 @@ from byol_jax.training import devices
 from byol_jax.training import loop
 
 
-def measure_input(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+def measure_input(
+    setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second, of two views each, that the host makes ready."""
   dataset = pipeline.create_train_dataset(
       setup.train_source, setup.config, start_step=0,
@@ -87,8 +88,8 @@ def _loop_secs(setup: loop.Setup, steps: int) -> float:
           _synthetic_batches(setup, 2 * steps)))
   with tempfile.TemporaryDirectory() as workdir:
     checkpoints = checkpoint.Checkpoints(workdir)
-    note = {'seconds': 0.0, 'examples_seen': 0}
-    loop.Loop(setup, checkpoints, workdir, note).run(
+    note = {'seconds': 0.0}
+    loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
         devices.replicate(setup.create_state()))
     checkpoints.close()
     lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
@@ -107,7 +108,8 @@ def _synthetic_batch(setup: loop.Setup) -> dict[str, Any]:
   return batch
 
 
-def _synthetic_batches(setup: loop.Setup, count: int) -> Iterator[dict[str, Any]]:
+def _synthetic_batches(
+    setup: loop.Setup, count: int) -> Iterator[dict[str, Any]]:
   return itertools.repeat(_synthetic_batch(setup), count)
 
 
@@ -118,7 +120,8 @@ def _timed(run: Callable[[], None]) -> float:
 
 
 def _rates(
-    name: str, secs: list[float], setup: loop.Setup, steps: int) -> dict[str, Any]:
+    name: str, secs: list[float], setup: loop.Setup, steps: int
+) -> dict[str, Any]:
   rates = [steps * setup.config.batch_size / s for s in secs]
   return {
       f'{name}_images_per_second': statistics.median(rates),

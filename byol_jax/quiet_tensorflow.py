@@ -1,0 +1,37 @@
+"""TensorFlow, which only feeds data, kept off accelerators and terminal.
+
+Importing this module imports TensorFlow, hides every accelerator from it, so
+that JAX finds them free, and holds back its start-up notices unless the user
+has set TF_CPP_MIN_LOG_LEVEL. Flax imports TensorFlow too, if it is installed:
+every package of ours that imports either imports this module first.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import sys
+
+
+@contextlib.contextmanager
+def _quiet_cpp_logging() -> Iterator[None]:
+  """Holds back what C++ code writes to stderr; Python errors still show."""
+  if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
+    yield
+    return
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  # A few notices come before TensorFlow's logging has read its level.
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  with open(os.devnull, 'wb') as devnull:
+    os.dup2(devnull.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+
+
+with _quiet_cpp_logging():
+  import tensorflow as tf
+  for _kind in ('GPU', 'TPU'):
+    tf.config.set_visible_devices([], _kind)

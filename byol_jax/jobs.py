@@ -1,6 +1,7 @@
 """What every job shares: how it starts, and how it ends on a user's slip."""
 
 from collections.abc import Callable, Sequence
+import logging as python_logging
 import os
 import sys
 
@@ -15,6 +16,17 @@ def _fail(message: object) -> None:
   line = ' '.join(str(message).split())
   print(f'error: {line}', file=sys.stderr)
   sys.exit(1)
+
+
+def _show_own_lines() -> None:
+  """Shows what this package says, plainly; of libraries, only warnings."""
+  package = os.path.dirname(os.path.abspath(__file__))
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.setFormatter(python_logging.Formatter('%(message)s'))
+  handler.addFilter(
+      lambda record: record.levelno >= python_logging.WARNING
+      or record.pathname.startswith(package))
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
@@ -46,8 +58,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   """Runs `main(argv)`; what a user can mend ends it with one line, code 1.
   """
   def guarded(argv: Sequence[str]) -> None:
-    # Libraries tell of every file they write; a job's own lines are printed.
-    logging.set_verbosity(logging.WARNING)
+    _show_own_lines()
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:

@@ -53,9 +53,9 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
                 if key.endswith('label') and archive[key].size]
       names = (archive['class_names'].tolist()
                if 'class_names' in archive.files else None)
-  except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-    if isinstance(error, ConfigError):
-      raise
+  except ConfigError:
+    raise
+  except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
     raise ConfigError(
         f'arrays:{path} is not a readable .npz file of arrays '
         f'({error})') from error

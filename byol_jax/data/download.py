@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TextIO
 
 _PATIENCE_SECS = 20.0
 _POLL_SECS = 0.5
@@ -112,15 +113,18 @@ def _num_bytes(folder: str) -> int:
   return total
 
 
-def _report_processor_time() -> None:
+def _report_processor_time(output: TextIO) -> None:
   while True:
-    print(time.process_time(), flush=True)
+    print(time.process_time(), file=output, flush=True)
     time.sleep(_POLL_SECS)
 
 
 def _main(name: str, data_dir: str) -> None:
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
-  threading.Thread(target=_report_processor_time, daemon=True).start()
+  # The clock has stdout to itself; what TFDS prints goes the other way.
+  clock, sys.stdout = sys.stdout, sys.stderr
+  threading.Thread(
+      target=_report_processor_time, args=(clock,), daemon=True).start()
   try:
     tfds.builder(name, data_dir=data_dir).download_and_prepare()
   except Exception as error:  # pylint: disable=broad-except

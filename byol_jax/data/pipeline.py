@@ -35,9 +35,10 @@ _LINEAR_STREAM = 128
 # ones: folders and many datasets are sorted by class.
 _SAMPLE_SEED = 0
 
-# Draws [n, D] and sizes int32 [n, 2] to boxes int32 [n, 4].
-_BoxFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _Batch = dict[str, Any]
+# A chunk's draws, one [n, D] for each view, and the sizes of its images, int32
+# [n, 2], to boxes, int32 [n, 4].
+_BoxFn = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def create_train_dataset(
       _shuffled_chunks(source, rows, start_step, total_steps, config.seed),
       source, rows, settings, seed=config.seed, streams=(0, 1),
       size=config.image_size)
-  chunks = chunks.map(augment, tf.data.AUTOTUNE)
+  chunks = _map(chunks, augment)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
 
@@ -151,7 +152,7 @@ def create_linear_train_dataset(
       _shuffled_chunks(source, rows, 0, total_steps, seed), source, rows,
       (settings,), seed=seed, streams=(_LINEAR_STREAM,),
       size=_test_size(config))
-  chunks = chunks.map(flip, tf.data.AUTOTUNE)
+  chunks = _map(chunks, flip)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps)
 
 
@@ -194,24 +195,23 @@ def create_eval_dataset(
     index = tf.where(mask, positions, 0)
     if sampled:
       index = tf.gather(sample, index)
-    return {'index': index, 'mask': mask, 'draws': (tf.zeros(
-        [rows.per_chunk, 0]),)}
+    return {'index': index, 'mask': mask}
 
   def finish(chunk: _Batch) -> _Batch:
     mask = chunk['mask']
     for key in {'index', 'label'} & set(chunk):
       chunk[key] = tf.where(mask, chunk[key], -1)
-    del chunk['draws']
     (chunk['image'],) = chunk.pop('crops')
     return chunk
 
   steps = -(-count // batch_size)
-  chunks = tf.data.Dataset.range(steps * rows.chunks_per_step).map(chunk)
+  chunks = _map(
+      tf.data.Dataset.range(steps * rows.chunks_per_step), chunk)
   chunks = _crops(
       chunks, source, rows,
       [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
       image_size or _test_size(config))
-  chunks = chunks.map(finish, tf.data.AUTOTUNE)
+  chunks = _map(chunks, finish)
   return _join_chunks(chunks, rows.chunks_per_step, steps)
 
 
@@ -244,7 +244,7 @@ def _shuffled_chunks(
         'index': tf.reshape(index, [rows.chunks_per_step, rows.per_chunk])}
 
   steps = tf.data.Dataset.range(start_step, total_steps)
-  return tf.data.Dataset.zip(steps, order).map(cut).unbatch()
+  return _map(tf.data.Dataset.zip(steps, order), cut).unbatch()
 
 
 def _random_crops(
@@ -260,11 +260,12 @@ def _random_crops(
         for stream in streams)
     return chunk
 
-  def box_fn(view_settings: ml_collections.ConfigDict) -> _BoxFn:
-    return lambda draws, sizes: views.crop_boxes(draws, sizes, view_settings)
+  def box_fn(view: int) -> _BoxFn:
+    return lambda draws, sizes: views.crop_boxes(
+        draws[view], sizes, settings[view])
 
-  return _crops(chunks.map(draw), source, rows,
-                [box_fn(s) for s in settings], size)
+  return _crops(_map(chunks, draw), source, rows,
+                [box_fn(view) for view in range(len(settings))], size)
 
 
 def _crops(
@@ -273,22 +274,20 @@ def _crops(
   """Adds `crops`, a tuple of float32 [rows, size, size, 3], and `label`.
 
   Args:
-    chunks: of `index`, int64 [rows], and `draws`, a tuple of [rows, D].
+    chunks: of `index`, int64 [rows], and perhaps `draws`.
     source: to read from.
     rows: of a chunk.
-    box_fns: as many as draws.
+    box_fns: of each crop.
     size: of a crop after resizing.
   """
   if isinstance(source, InMemorySource):
     tensors = source.tensors  # copied here, not while tracing
-    return chunks.map(
-        lambda chunk: _crop_in_memory(chunk, tensors, box_fns, size),
-        tf.data.AUTOTUNE)
+    return _map(chunks, lambda chunk: _crop_in_memory(
+        chunk, tensors, box_fns, size))
 
-  return (chunks.unbatch()
-          .map(lambda example: _crop_encoded(example, source, box_fns, size),
-               tf.data.AUTOTUNE)
-          .batch(rows.per_chunk, drop_remainder=True))
+  cropped = _map(chunks.unbatch(), lambda example: _crop_encoded(
+      example, source, box_fns, size))
+  return cropped.batch(rows.per_chunk, drop_remainder=True)
 
 
 def _crop_in_memory(
@@ -299,9 +298,10 @@ def _crop_in_memory(
   images = gathered.pop('image')
   count, height, width = images.shape[:3]
   sizes = tf.constant([[height, width]] * count)
+  draws = chunk.get('draws', ())
   crops = tuple(
       crop.crop_and_resize(images, box_fn(draws, sizes), size)
-      for box_fn, draws in zip(box_fns, chunk['draws'], strict=True))
+      for box_fn in box_fns)
   return chunk | gathered | {'crops': crops}
 
 
@@ -312,10 +312,10 @@ def _crop_encoded(
   loaded = source.load(example['index'])
   encoded = loaded.pop('image')
 
+  draws = tuple(d[tf.newaxis] for d in example.get('draws', ()))
+
   def boxes(shape: tf.Tensor) -> list[tf.Tensor]:
-    sizes = shape[tf.newaxis, :2]
-    return [box_fn(draws[tf.newaxis], sizes)[0]
-            for box_fn, draws in zip(box_fns, example['draws'], strict=True)]
+    return [box_fn(draws, shape[tf.newaxis, :2])[0] for box_fn in box_fns]
 
   def from_jpeg() -> tuple[tf.Tensor, ...]:
     shape = tf.io.extract_jpeg_shape(encoded)
@@ -335,6 +335,12 @@ def _crop_encoded(
   return example | loaded | {'crops': crops}
 
 
+def _map(dataset: tf.data.Dataset, fn: Callable[..., Any]) -> tf.data.Dataset:
+  """Parallel map; what the functions do needs no AutoGraph, which is slow."""
+  return dataset.map(
+      tf.autograph.experimental.do_not_convert(fn), tf.data.AUTOTUNE)
+
+
 def _join_chunks(
     chunks: tf.data.Dataset, chunks_per_step: int,
     num_steps: int) -> tf.data.Dataset:
@@ -346,7 +352,7 @@ def _join_chunks(
     return batch | {'index': tf.cast(batch['index'], tf.int32)}
 
   dataset = chunks.batch(chunks_per_step, drop_remainder=True)
-  dataset = dataset.map(join, tf.data.AUTOTUNE)
+  dataset = _map(dataset, join)
   dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
   options = tf.data.Options()
   options.deterministic = True

@@ -61,7 +61,8 @@ def example_order(
 
   # The next epoch's permutation is ready before it is needed.
   epochs = tf.data.Dataset.range(first_epoch, last_epoch)
-  epochs = epochs.map(ordered).prefetch(1)
+  epochs = epochs.map(
+      tf.autograph.experimental.do_not_convert(ordered)).prefetch(1)
   return (epochs.unbatch().batch(batch_size, drop_remainder=True)
           .take(total_steps - start_step))
 

@@ -1,0 +1,92 @@
+"""Boxes, and resizing by matrices against TensorFlow's own."""
+
+import numpy as np
+import pytest
+
+from byol_jax.data import crop
+
+import tensorflow as tf  # isort: skip
+
+_PAPER = dict(area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3))
+
+
+def _draws(count: int) -> np.ndarray:
+  return np.random.default_rng(0).random((count, 4), np.float32)
+
+
+def test_random_boxes_have_the_stated_area_and_aspect():
+  sizes = np.tile(np.int32([300, 400]), [20_000, 1])
+  # Small enough that no box is clipped.
+  boxes = crop.random_crop_boxes(
+      _draws(20_000), sizes, area_range=(0.08, 0.4),
+      aspect_ratio_range=(3 / 4, 4 / 3)).numpy()
+  y, x, height, width = boxes.T
+  area = height * width / (300 * 400)
+  assert (area.min(), area.max()) == pytest.approx((0.08, 0.4), abs=0.003)
+  np.testing.assert_allclose(  # uniform
+      np.quantile(area, [0.25, 0.5, 0.75]), [0.16, 0.24, 0.32], atol=0.005)
+  ratio = np.log(width / height)
+  assert np.abs(ratio).max() == pytest.approx(np.log(4 / 3), abs=0.02)
+  assert abs(ratio.mean()) < 0.01
+  assert abs(np.mean(y / (300 - height)) - 0.5) < 0.01
+  assert abs(np.mean(x / (400 - width)) - 0.5) < 0.01
+
+
+def test_random_boxes_stay_inside():
+  sizes = np.random.default_rng(1).integers(1, 90, (20_000, 2), np.int32)
+  boxes = crop.random_crop_boxes(_draws(20_000), sizes, **_PAPER).numpy()
+  assert np.all(boxes[:, :2] >= 0) and np.all(boxes[:, 2:] >= 1)
+  assert np.all(boxes[:, :2] + boxes[:, 2:] <= sizes)
+
+
+def test_random_boxes_follow_the_original_s_formula():
+  draws = _draws(50)
+  sizes = np.tile(np.int32([33, 47]), [50, 1])
+  boxes = crop.random_crop_boxes(draws, sizes, **_PAPER).numpy()
+  for (area, ratio, y, x), box in zip(
+      draws.astype(np.float64), boxes, strict=True):
+    area = (0.08 + area * 0.92) * 33 * 47
+    ratio = np.exp(np.log(3 / 4) + ratio * (np.log(4 / 3) - np.log(3 / 4)))
+    height = min(round(np.sqrt(area / ratio)), 33)
+    width = min(round(np.sqrt(area * ratio)), 47)
+    np.testing.assert_array_equal(
+        box, [int(y * (33 - height + 1)), int(x * (47 - width + 1)), height,
+              width])
+
+
+def test_boxes_of_one_pixel_images_are_the_image():
+  sizes = np.ones((5, 2), np.int32)
+  expected = np.tile([0, 0, 1, 1], [5, 1])
+  np.testing.assert_array_equal(
+      crop.random_crop_boxes(_draws(5), sizes, **_PAPER), expected)
+  np.testing.assert_array_equal(crop.center_crop_boxes(sizes, 0.5), expected)
+
+
+def test_center_boxes_are_the_original_s():
+  boxes = crop.center_crop_boxes(tf.constant([[300, 401], [32, 32]]), 0.875)
+  np.testing.assert_array_equal(
+      boxes, [[(300 - 262 + 1) // 2, (401 - 262 + 1) // 2, 262, 262],
+              [2, 2, 28, 28]])
+
+
+@pytest.mark.parametrize('shape, size', [((32, 32), 32), ((45, 60), 31),
+                                         ((9, 7), 64)])
+def test_crop_and_resize_is_tensorflow_s_bicubic(shape, size):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (20, *shape, 3), np.uint8)
+  boxes = crop.random_crop_boxes(
+      _draws(20), np.tile(np.int32(shape), [20, 1]), **_PAPER)
+  boxes = np.concatenate([boxes[:-1], np.int32([[0, 0, *shape]])])
+  found = crop.crop_and_resize(tf.constant(images), tf.constant(boxes), size)
+  for image, box, resized in zip(images, boxes, found, strict=True):
+    y, x, height, width = box
+    expected = crop.resize(image[y:y + height, x:x + width], size)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+def test_crop_and_resize_of_the_whole_image_at_its_size_is_exact():
+  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  found = crop.crop_and_resize(
+      tf.constant(images), tf.constant([[0, 0, 32, 32]] * 2), 32)
+  np.testing.assert_array_equal(
+      found, tf.cast(images, tf.float32) / 255.0)

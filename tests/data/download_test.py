@@ -1,0 +1,45 @@
+"""Giving up on what does not answer, and only on that."""
+
+import sys
+import time
+
+import pytest
+
+from byol_jax.data import download
+
+_START = 'import sys, time; print(0.0, flush=True); '
+
+
+def _run(code: str, tmp_path, patience_secs=1.0):
+  download.run_while_active(
+      [sys.executable, '-c', _START + code, str(tmp_path)],
+      watched_dir=str(tmp_path), patience_secs=patience_secs)
+
+
+def test_idle_command_is_stopped(tmp_path):
+  start = time.monotonic()
+  with pytest.raises(download.DownloadError, match='nothing answered in 1'):
+    _run('time.sleep(60)', tmp_path)
+  assert time.monotonic() - start < 10
+
+
+def test_growing_files_are_progress(tmp_path):
+  _run('''
+for i in range(12):
+  open(sys.argv[1] + "/x", "a").write("x")
+  time.sleep(0.2)
+''', tmp_path)
+  assert (tmp_path / 'x').read_text() == 'x' * 12
+
+
+def test_computing_is_progress(tmp_path):
+  _run('''
+for i in range(12):
+  print(2.0 * i, flush=True)
+  time.sleep(0.2)
+''', tmp_path)
+
+
+def test_failure_says_the_last_line(tmp_path):
+  with pytest.raises(download.DownloadError, match='^of many$'):
+    _run('sys.exit("first line\\nof many")', tmp_path, patience_secs=20)

@@ -1,0 +1,218 @@
+"""Batches: which, in which order, the same for everybody."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax.config import ConfigError
+from byol_jax.data import crop
+from byol_jax.data import examples
+from byol_jax.data import pipeline
+
+import tensorflow as tf  # isort: skip
+
+_N = 21
+
+
+def _pixels() -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (_N, 28, 26, 3), np.uint8)
+
+
+def _in_memory() -> examples.InMemorySource:
+  return examples.InMemorySource(
+      name='test', num_examples=_N, num_classes=7, images=_pixels(),
+      labels=np.arange(_N, dtype=np.int32) % 7)
+
+
+def _encoded(kind: str) -> examples.EncodedSource:
+  """The same images as files, without labels."""
+  files = []
+  for pixels in _pixels():
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    files.append(buffer.getvalue())
+  files = tf.constant(files)
+  return examples.EncodedSource(
+      name='test', num_examples=_N, load=lambda index: {'image': files[index]})
+
+
+@pytest.fixture
+def config():
+  config = config_lib.get_base_config()
+  config.image_size = 24
+  config.batch_size = 8
+  return config
+
+
+def _batches(source, config, total_steps=6, **kwargs):
+  return list(pipeline.create_train_dataset(
+      source, config, total_steps=total_steps, **kwargs).as_numpy_iterator())
+
+
+def _assert_equal(found, expected):
+  tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
+
+
+def test_batch_is_as_described(config):
+  batch, *_ = _batches(_in_memory(), config, 1)
+  assert set(batch) == {'views', 'index', 'label'}
+  assert batch['index'].dtype == batch['label'].dtype == np.int32
+  np.testing.assert_array_equal(batch['label'], batch['index'] % 7)
+  assert len(batch['views']) == 2
+  for view in batch['views']:
+    assert view.dtype == np.float32 and view.shape == (8, 24, 24, 3)
+    assert view.min() >= 0.0 and view.max() <= 1.0
+  assert np.abs(batch['views'][0] - batch['views'][1]).mean((1, 2, 3)).min() > 0
+
+
+def test_epochs_are_every_example_once_and_nothing_is_dropped(config):
+  config.batch_size = 9
+  index = np.concatenate(
+      [b['index'] for b in _batches(_in_memory(), config, 3 * _N // 9)])
+  for epoch in index.reshape(3, _N):
+    assert sorted(epoch) == list(range(_N))
+
+
+@pytest.mark.parametrize('make, counts', [
+    (_in_memory, (2, 4)), (lambda: _encoded('JPEG'), (2,))])
+def test_any_number_of_processes_makes_the_same_batches(config, make, counts):
+  source = make()
+  alone = _batches(source, config)
+  for count in counts:
+    parts = [_batches(source, config, process_index=i, process_count=count)
+             for i in range(count)]
+    joined = [tf.nest.map_structure(lambda *x: np.concatenate(x), *step)
+              for step in zip(*parts, strict=True)]
+    _assert_equal(joined, alone)
+
+
+def test_resuming_continues_bit_for_bit(config):
+  source = _in_memory()
+  whole = _batches(source, config)
+  assert len(whole) == 6
+  for start in (0, 5):
+    _assert_equal(_batches(source, config, start_step=start), whole[start:])
+
+
+def test_batches_of_several_chunks_are_those_of_one(config, monkeypatch):
+  whole = _batches(_in_memory(), config, 2)
+  monkeypatch.setattr(pipeline, '_MAX_CHUNK_ROWS', 4)
+  monkeypatch.setattr(pipeline, '_MIN_CHUNK_ROWS', 2)
+  _assert_equal(_batches(_in_memory(), config, 2), whole)
+
+
+def test_seed_changes_order_and_views(config):
+  config.augment.view1.crop_area_range = (0.5, 0.5)
+  first, *_ = _batches(_in_memory(), config, 1)
+  config.seed = 1
+  other, *_ = _batches(_in_memory(), config, 1)
+  assert np.any(first['index'] != other['index'])
+  row, same = np.nonzero(first['index'][:, None] == other['index'])
+  assert np.all(np.any(
+      first['views'][0][row] != other['views'][0][same], (1, 2, 3)))
+
+
+def test_in_memory_and_encoded_sources_agree(config):
+  expected = _batches(_in_memory(), config, 2)
+  found = _batches(_encoded('PNG'), config, 2)
+  for batch, other in zip(found, expected, strict=True):
+    assert 'label' not in batch
+    np.testing.assert_array_equal(batch['index'], other['index'])
+    for view, other_view in zip(batch['views'], other['views'], strict=True):
+      np.testing.assert_allclose(view, other_view, atol=2e-4)
+
+
+@pytest.mark.parametrize('change', [
+    dict(blur_prob=0.0), dict(hue=0.0), dict(jitter_prob=0.0)])
+def test_switching_one_thing_off_leaves_the_other_draws(config, change):
+  """Images that were not touched by it keep every bit."""
+  config.augment.view1.update(blur_prob=0.3, solarize_prob=0.5, jitter_prob=0.5)
+  before, *_ = _batches(_in_memory(), config, 1)
+  config.augment.view1.update(change)
+  after, *_ = _batches(_in_memory(), config, 1)
+  same = np.all(before['views'][0] == after['views'][0], (1, 2, 3))
+  assert 0 < same.sum() < 8
+  np.testing.assert_array_equal(before['views'][1], after['views'][1])
+
+
+def test_everything_off_is_the_plain_crop(config):
+  for view in (config.augment.view1, config.augment.view2):
+    view.update(crop_area_range=(1.0, 1.0), crop_aspect_ratio_range=(1.0, 1.0),
+                flip_prob=0.0, jitter_prob=0.0, grayscale_prob=0.0,
+                blur_prob=0.0, solarize_prob=0.0)
+  source = examples.InMemorySource(
+      name='square', num_examples=_N, images=_pixels()[:, :26])
+  batch, *_ = _batches(source, config, 1)
+  np.testing.assert_array_equal(*batch['views'])
+  np.testing.assert_allclose(
+      batch['views'][0],
+      [crop.resize(source.images[i], 24) for i in batch['index']], atol=1e-5)
+
+
+def test_evaluation_is_every_example_once_in_order(config):
+  config.test_crop_ratio = 1.0
+  source = _in_memory()
+  batches = list(pipeline.create_eval_dataset(
+      source, config, batch_size=8, image_size=26).as_numpy_iterator())
+  assert len(batches) == 3
+  joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+  np.testing.assert_array_equal(joined['mask'], np.arange(24) < _N)
+  np.testing.assert_array_equal(joined['index'][:_N], np.arange(_N))
+  np.testing.assert_array_equal(joined['label'][:_N], source.labels)
+  assert np.all(joined['index'][_N:] == -1) and np.all(
+      joined['label'][_N:] == -1)
+  center = source.images[:, 1:27].astype(np.float32) / np.float32(255)
+  np.testing.assert_allclose(joined['image'][:_N], center, atol=1e-6)
+
+
+def test_evaluation_is_shared_by_processes_and_limited(config):
+  def batches(**kwargs):
+    return list(pipeline.create_eval_dataset(
+        _encoded('JPEG'), config, batch_size=4, limit=6,
+        **kwargs).as_numpy_iterator())
+
+  whole = batches()
+  assert len(whole) == 2 and whole[0]['image'].shape == (4, 24, 24, 3)
+  index = np.concatenate([b['index'] for b in whole])
+  assert len(set(index[:6])) == 6 and np.all(index[6:] == -1)
+  parts = [batches(process_index=i, process_count=2) for i in range(2)]
+  _assert_equal(
+      [tf.nest.map_structure(lambda *x: np.concatenate(x), *step)
+       for step in zip(*parts, strict=True)], whole)
+
+
+def test_linear_training_crops_and_flips_only(config):
+  config.augment.view1.update(crop_area_range=(1.0, 1.0),
+                              crop_aspect_ratio_range=(1.0, 1.0))
+  batches = list(pipeline.create_linear_train_dataset(
+      _in_memory(), config, batch_size=7, num_epochs=2,
+      seed=3).as_numpy_iterator())
+  assert len(batches) == 6
+  index = np.concatenate([b['index'] for b in batches])
+  assert sorted(index[:_N]) == sorted(index[_N:]) == list(range(_N))
+  image = np.concatenate([b['image'] for b in batches])
+  # Each example comes out as one of two mirror images.
+  for i in range(_N):
+    first, second = image[index == i]
+    plain = [np.abs(first - second).max(),
+             np.abs(first - second[:, ::-1]).max()]
+    assert min(plain) < 1.0 and first.shape == (24, 24, 3)
+  assert set(batches[0]) == {'image', 'index', 'label'}
+
+
+def test_batch_must_be_divisible_by_processes(config):
+  with pytest.raises(ConfigError, match='8 cannot be divided by 3'):
+    _batches(_in_memory(), config, process_count=3)
+
+
+def test_one_pixel_images_make_views(config):
+  source = examples.InMemorySource(
+      name='dot', num_examples=2,
+      images=np.full((2, 1, 1, 3), 51, np.uint8))
+  config.augment.view2.update(jitter_prob=0.0, grayscale_prob=0.0,
+                              blur_prob=0.0, solarize_prob=0.0)
+  batch, *_ = _batches(source, config, 1)
+  np.testing.assert_allclose(batch['views'][1], 0.2, atol=1e-6)

@@ -49,8 +49,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   except flags.Error as error:
     _fail(f'{error} (--help lists the flags)')
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # From the config file's own code, or from a --config. override.
-    _fail(f'--config: {error}')
+    # From the config file's own code, or from a --config. override. The text
+    # of a KeyError is quoted.
+    _fail(f'--config: {error.args[0] if error.args else error}')
   return []
 
 

@@ -2,7 +2,7 @@
 
 Importing this module imports TensorFlow, hides every accelerator from it, so
 that JAX finds them free, and holds back its start-up notices unless the user
-has set TF_CPP_MIN_LOG_LEVEL. Flax imports TensorFlow too, if it is installed:
+has set TF_CPP_MIN_LOG_LEVEL to another level than 3. Flax imports TensorFlow too, if it is installed:
 every package of ours that imports either imports this module first.
 """
 
@@ -15,10 +15,9 @@ import sys
 @contextlib.contextmanager
 def _quiet_cpp_logging() -> Iterator[None]:
   """Holds back what C++ code writes to stderr; Python errors still show."""
-  if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
+  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
     yield
     return
-  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   # A few notices come before TensorFlow's logging has read its level.
   sys.stderr.flush()
   stderr = os.dup(2)

@@ -4,7 +4,6 @@ import os
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Compiling is most of the suite's time; what is compiled runs for moments.
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '')

@@ -1,0 +1,103 @@
+"""Every rule of a configuration, and every configuration."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from byol_jax import config as config_lib
+
+CONFIGS = {
+    'imagenet_resnet50': ('40', '100', '300', '1000'),
+    'imagenet_resnet200x2': (None,), 'imagenette_resnet18': (None,),
+    'cifar10_resnet18': ('solo', 'lightly'), 'folder': ('/images',),
+    'quickstart': (None,)}
+
+
+def _get(name, argument):
+  module = importlib.import_module(f'configs.{name}')
+  return module.get_config(*([argument] if argument else []))
+
+
+def test_no_config_is_forgotten():
+  folder = pathlib.Path(config_lib.__file__).parents[1] / 'configs'
+  names = {path.stem for path in folder.glob('*.py')} - {'__init__'}
+  assert names == set(CONFIGS)
+
+
+@pytest.mark.parametrize('name, argument', [
+    (name, argument) for name, arguments in CONFIGS.items()
+    for argument in arguments])
+def test_configs(name, argument):
+  """Each is valid, goes to JSON and back, and says what it costs."""
+  config = _get(name, argument)
+  config_lib.validate(config, num_devices=8)
+  config_lib.run_length(config, 1_281_167)
+  restored = config_lib.from_dict(config_lib.to_dict(config))
+  assert config_lib.differences(config, restored) == []
+  docstring = importlib.import_module(f'configs.{name}').__doc__
+  for word in ('python -m byol_jax.pretrain', 'Cost', 'xpect'):
+    assert word in docstring, word
+
+
+@pytest.mark.parametrize('epochs, steps, warmup, rate', [
+    (40, 12511, 3127, 0.45), (100, 31278, 3127, 0.45),
+    (300, 93835, 3127, 0.3), (1000, 312784, 3127, 0.2)])
+def test_presets_of_the_original(epochs, steps, warmup, rate):
+  config = _get('imagenet_resnet50', str(epochs))
+  assert config_lib.run_length(config, 1_281_167) == (steps, warmup)
+  assert config.base_learning_rate == rate
+  assert config.batch_size == 4096
+
+
+@pytest.mark.parametrize('field, value, message', [
+    ('encoder', 'resnet19', 'expected one of resnet10'),
+    ('target', 'mean', 'expected one of ema'),
+    ('base_tau', 1.5, 'expected in [0, 1]'),
+    ('batch_size', 30, 'a multiple of 4 devices'),
+    ('accumulation_steps', 3, 'x 3 accumulation'),
+    ('image_size', 16, 'expected at least 32'),
+    ('augment.view1.flip_prob', 2.0, 'augment.view1.flip_prob'),
+    ('augment.view2.crop_area_range', (0.5, 0.1), 'in order'),
+    ('augment.view2.crop_area_range', (0.5, 2.0), 'expected in [0, 1]'),
+    ('augment.view1.hue', -0.1, 'at least 0'),
+    ('log_every_steps', 0, 'expected at least 1'),
+])
+def test_broken_rules(field, value, message):
+  config = config_lib.get_base_config()
+  config.batch_size = 64
+  config_lib.set_field(config, field, value)
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.validate(config, num_devices=4)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_negatives_need_l2():
+  config = config_lib.get_base_config()
+  config.beta, config.loss_normalization = 0.5, 'batch'
+  with pytest.raises(config_lib.ConfigError, match='need l2'):
+    config_lib.validate(config)
+
+
+def test_unknown_field():
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.from_dict({'batchsize': 3})
+  assert 'did you mean batch_size?' in str(error.value)
+
+
+def test_wrong_type():
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.from_dict({'batch_size': 'many'})
+  assert "config.batch_size is 'many'" in str(error.value)
+
+
+def test_run_length():
+  config = config_lib.get_base_config()
+  config.batch_size, config.num_epochs, config.warmup_epochs = 32, 3, 1.0
+  assert config_lib.run_length(config, 100) == (9, 3)
+  config.total_steps, config.warmup_steps = 7, 0  # these win
+  assert config_lib.run_length(config, 100) == (7, 0)
+  config.warmup_steps = 8
+  with pytest.raises(config_lib.ConfigError, match='longer than the run'):
+    config_lib.run_length(config, 100)

@@ -1,0 +1,60 @@
+"""The jobs as they are typed: their help, and how they end on a slip."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+JOBS = ('pretrain', 'evaluate', 'preview', 'benchmark', 'report')
+
+
+def _run(*args):
+  return subprocess.run(
+      [sys.executable, '-m', *args], cwd=ROOT, capture_output=True, text=True,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'}, timeout=120, check=False)
+
+
+def test_no_job_is_forgotten():
+  mains = {
+      path.stem for path in (ROOT / 'byol_jax').glob('*.py')
+      if '__main__' in path.read_text()}
+  assert mains == set(JOBS)
+
+
+@pytest.mark.parametrize('job', JOBS)
+def test_help(job):
+  """The docstring and the flags, without importing TensorFlow or JAX."""
+  done = _run(f'byol_jax.{job}', '--help')
+  text = done.stdout + done.stderr
+  assert f'python -m byol_jax.{job}' in text
+  assert '--' in text
+  assert 'Traceback' not in text
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--config=configs/nowhere.py'], 'there is no such file'),
+    (['--config=configs/quickstart.py', '--config.batchsize=3'],
+     'Did you mean "batch_size"'),
+    (['--config=configs/quickstart.py', '--config.batch_size=many'],
+     'batch_size'),
+    (['--config=configs/imagenet_resnet50.py:200'], 'no preset'),
+    (['--config=configs/quickstart.py', '--stepz=3'], 'stepz'),
+    (['--config=configs/quickstart.py', 'stray'], "'stray'"),
+    ([], 'config'),
+    (['--config=configs/quickstart.py', '--config.data=fake',
+      '--config.encoder=vgg'], 'expected one of resnet10'),
+    (['--config=configs/quickstart.py', '--config.data=folder:/no/where'],
+     '/no/where'),
+    (['--config=configs/quickstart.py', '--config.data=what:ever'],
+     'expected tfds:NAME'),
+])
+def test_slips_end_in_one_line(arguments, message, tmp_path):
+  done = _run('byol_jax.pretrain', f'--workdir={tmp_path}/run', *arguments)
+  assert done.returncode == 1, done.stderr
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith('error: ')
+  assert message in line
+  assert not (tmp_path / 'run' / 'checkpoints').exists()

@@ -1,0 +1,75 @@
+"""The lowering of a convolution changes nothing but its speed."""
+
+import functools
+
+import jax
+from jax import lax
+import numpy as np
+import pytest
+
+from byol_jax.networks import convolution
+
+# Height, channels in and out, kernel, stride: what ResNets meet.
+SHAPES = [
+    (8, 3, 4, 7, 2), (8, 3, 4, 3, 2), (8, 4, 4, 3, 1), (8, 4, 6, 1, 1),
+    (8, 4, 6, 1, 2), (7, 4, 6, 3, 2), (4, 4, 4, 3, 2), (2, 4, 4, 3, 1),
+    (1, 4, 4, 3, 1)]
+
+
+def _args(height, inputs, outputs, kernel):
+  keys = jax.random.split(jax.random.key(0))
+  return (
+      jax.random.normal(keys[0], (2, height, height, inputs)),
+      jax.random.normal(keys[1], (kernel, kernel, inputs, outputs)))
+
+
+def _with_gradients(conv, args):
+  """The result, and both gradients of a sum that weighs its places apart."""
+  def scalar(lhs, rhs):
+    out = conv(lhs, rhs)
+    weights = np.cos(np.arange(out.size)).reshape(out.shape)
+    return (out * weights.astype(np.float32)).sum(), out
+
+  (_, out), grads = jax.jit(jax.value_and_grad(
+      scalar, argnums=(0, 1), has_aux=True))(*args)
+  return out, *grads
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('padding', ['SAME', 'torch'])
+def test_equals_lax(shape, padding):
+  height, inputs, outputs, kernel, stride = shape
+  if padding == 'torch':
+    padding = [(kernel // 2, kernel // 2)] * 2
+  options = dict(
+      window_strides=(stride, stride), padding=padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  args = _args(height, inputs, outputs, kernel)
+  ours, theirs = (
+      _with_gradients(functools.partial(conv, **options), args)
+      for conv in (convolution.conv_general_dilated, lax.conv_general_dilated))
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_small_pictures_become_matrix_products():
+  """Or the test above would compare a thing with itself."""
+  def primitives(height, kernel, stride):
+    conv = functools.partial(
+        convolution.conv_general_dilated, window_strides=(stride, stride),
+        padding='SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return str(jax.make_jaxpr(conv)(*_args(height, 4, 4, kernel)))
+
+  assert 'dot_general' in primitives(2, 3, 1)
+  assert 'dot_general' in primitives(8, 1, 1)
+  assert 'conv_general_dilated' in primitives(8, 3, 1)
+
+
+def test_groups_and_dilation_are_handed_on():
+  lhs, rhs = _args(4, 4, 4, 1)
+  options = dict(
+      window_strides=(1, 1), padding='SAME', feature_group_count=2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  np.testing.assert_array_equal(
+      convolution.conv_general_dilated(lhs, rhs[:, :, :2], **options),
+      lax.conv_general_dilated(lhs, rhs[:, :, :2], **options))

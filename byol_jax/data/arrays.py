@@ -33,6 +33,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
   Raises:
     ConfigError: no such file or split, or not as described.
   """
+  path = os.path.expanduser(path)
   if not os.path.isfile(path):
     raise ConfigError(f'arrays:{path}: there is no such file')
   try:

@@ -54,8 +54,9 @@ def create_folder_source(
 
   Args:
     path: of the folder.
-    split: 'train' or a folder in it.
-    train_split: the split whose folders are the classes.
+    split: a folder in it, or `train_split`.
+    train_split: the split whose folders are the classes, and what a folder
+      without splits is.
     cache_bytes: decoded images of one size that fit are held in memory.
     max_bad_share: of the image files that may be bad.
 

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from byol_jax import config as config_lib
+from byol_jax.config import ConfigError
 from byol_jax.data import preview_grid
 from byol_jax.data import sources
 
@@ -15,7 +17,10 @@ def test_preview_is_a_picture_of_three_rows(tmp_path):
   assert picture.dtype == np.uint8 and picture.shape[2] == 3
   assert len(np.unique(picture)) > 50  # something is drawn
   assert config.batch_size == 4096  # the caller's config is left alone
-  path = tmp_path / 'views.png'
+  path = tmp_path / 'new' / 'views.png'
   preview_grid.write_png(picture, str(path))
   np.testing.assert_array_equal(
       tf.io.decode_png(path.read_bytes(), 3), picture)
+  (tmp_path / 'file').touch()
+  with pytest.raises(ConfigError, match='cannot be written'):
+    preview_grid.write_png(picture, str(tmp_path / 'file' / 'views.png'))

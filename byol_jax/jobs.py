@@ -1,6 +1,7 @@
 """What every job shares: how it starts, and how it ends on a user's slip."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import logging as python_logging
 import os
 import sys

@@ -1,8 +1,8 @@
 """TensorFlow, which only feeds data, kept off accelerators and terminal.
 
 Importing this module imports TensorFlow, hides every accelerator from it, so
-that JAX finds them free, and holds back its start-up notices unless the user
-has set TF_CPP_MIN_LOG_LEVEL to another level than 3. Flax imports TensorFlow too, if it is installed:
+that JAX finds them free, and holds back its start-up notices; set
+TF_CPP_MIN_LOG_LEVEL to 0, 1 or 2 to see them. Flax imports TensorFlow too:
 every package of ours that imports either imports this module first.
 """
 

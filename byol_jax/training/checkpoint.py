@@ -57,7 +57,14 @@ class Checkpoints:
 
   def restore_state(
       self, step: int, like: state_lib.TrainState) -> state_lib.TrainState:
-    """The state saved at `step`, replicated; `like` gives its structure."""
+    """The state saved at `step`, replicated; `like` gives its structure.
+
+    Raises:
+      ConfigError: if an array has another shape, or is not there.
+    """
+    saved = _shapes(self._manager.item_metadata(step)['state'])
+    _check_shapes(
+        saved, _shapes(like), f'the checkpoint {self.directory}/{step}')
     return self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.StandardRestore(_abstract(like))))['state']
 
@@ -67,12 +74,42 @@ class Checkpoints:
     self._manager.close()
 
 
-def check_same_network(
-    saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict,
-    workdir: str,
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """By path, with dots: `online_params.encoder.stem_conv.kernel`."""
+  return {
+      '.'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(
+          k, 'idx', k)))) for k in path): tuple(leaf.shape)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_shapes(
+    theirs: dict[str, tuple[int, ...]], mine: dict[str, tuple[int, ...]],
+    what: str,
 ) -> None:
-  """Raises ConfigError, naming the fields, if a checkpoint cannot fit."""
-  fields = config_lib.network_differences(saved, wanted)
+  """Raises ConfigError at the first array that differs."""
+  for name in sorted(theirs | mine):
+    if theirs.get(name) != mine.get(name):
+      raise config_lib.ConfigError(
+          f'{what} is of another network: {name} has the shape '
+          f'{theirs.get(name, "(not there)")} there and '
+          f'{mine.get(name, "(not there)")} here')
+
+
+def check_same_network(
+    saved: dict[str, Any], wanted: dict[str, Any], workdir: str) -> None:
+  """Raises ConfigError, naming the fields, if a checkpoint cannot fit.
+
+  Args:
+    saved: the note of the run that is there.
+    wanted: the note of the run that is to continue it.
+    workdir: of both.
+  """
+  fields = config_lib.network_differences(
+      *(config_lib.from_dict(note['config']) for note in (saved, wanted)))
+  fields += [
+      f'{name}: {saved[name]!r}, {wanted[name]!r}'
+      for name in ('custom_encoder', 'num_classes')
+      if saved[name] != wanted[name]]
   if fields:
     raise config_lib.ConfigError(
         f'{workdir} holds a checkpoint of another network; these fields '
@@ -113,7 +150,8 @@ def restore_workdir(
           f'{workdir} was pretrained with a custom encoder, '
           f'{run["custom_encoder"]}: pass encoder=')
     config = config_lib.from_dict(run['config'])
-    network = network_lib.create_network(config, run['num_classes'], encoder)
+    network = network_lib.create_network(
+        config, run['num_classes'], encoder if run['custom_encoder'] else None)
     tx = optimizers.create_optimizer(config, lambda _: 0.0)
     like = jax.eval_shape(
         lambda: state_lib.create_train_state(network, tx, config))
@@ -150,14 +188,8 @@ def _take_over(
     if part == 'probe':
       taken[part] = tree
       continue
-    shapes, other = [
-        {jax.tree_util.keystr(path): x.shape for path, x in
-         jax.tree_util.tree_leaves_with_path(t)}
-        for t in (tree, theirs.get(part, {}))]
-    for name in sorted(shapes | other):
-      if shapes.get(name) != other.get(name):
-        raise config_lib.ConfigError(
-            f'config.init_from={workdir} does not fit: {part}{name} is '
-            f'{other.get(name)} there and {shapes.get(name)} here')
-    taken[part] = theirs[part]
+    taken[part] = theirs.get(part, {})
+    _check_shapes(
+        _shapes({part: taken[part]}), _shapes({part: tree}),
+        f'config.init_from={workdir}')
   return taken

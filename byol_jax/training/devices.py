@@ -5,8 +5,10 @@ checkpoints, probes and exports take it as it is. `out_axes=None` trusts the
 step to give every device the same result; a test holds it to that.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import jax

@@ -1,6 +1,8 @@
 """The pretraining loop: evaluate, save, take the next batch, step."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 import json
 import math
@@ -150,9 +152,9 @@ def _first_state(
       state = checkpoint.load_weights(state, config.init_from, encoder)
     return devices.replicate(state), note
   saved = checkpoints.restore_run(step)
-  saved_config = config_lib.from_dict(saved['config'])
-  checkpoint.check_same_network(saved_config, config, workdir)
-  for line in config_lib.differences(saved_config, config):
+  checkpoint.check_same_network(saved, note, workdir)
+  for line in config_lib.differences(
+      config_lib.from_dict(saved['config']), config):
     print(f'note: the config changed since the last save: {line}')
   like = jax.eval_shape(setup.create_state)
   print(f'continuing {workdir} at step {step}')
@@ -232,12 +234,13 @@ class Loop:
     """What is about to run, for the head of the terminal."""
     setup, config = self._setup, self._config
     source = setup.train_source
+    encoder = self._note['custom_encoder'] or config.encoder
     classes = (
         f'{source.num_classes} classes' if source.num_classes else
         'no labels, so the online probe and kNN are off')
     yield f'data: {source.name}, {source.num_examples} images, {classes}'
     yield (
-        f'network: {config.encoder}; {config.target} target; '
+        f'network: {encoder}; {config.target} target; '
         f'{config.optimizer}; batch {config.batch_size} over '
         f'{jax.device_count()} {jax.devices()[0].device_kind} device(s)')
     yield (

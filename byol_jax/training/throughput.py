@@ -88,7 +88,7 @@ def _loop_secs(setup: loop.Setup, steps: int) -> float:
           _synthetic_batches(setup, 2 * steps)))
   with tempfile.TemporaryDirectory() as workdir:
     checkpoints = checkpoint.Checkpoints(workdir)
-    note = {'seconds': 0.0}
+    note = {'seconds': 0.0, 'custom_encoder': None}
     loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
         devices.replicate(setup.create_state()))
     checkpoints.close()

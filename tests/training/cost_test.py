@@ -1,8 +1,8 @@
 """The step computes what the method asks for, and little else."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 import pytest
 
 from byol_jax import config as config_lib
@@ -25,7 +25,7 @@ def _setup(encoder, size, monkeypatch):
 
 
 def test_forward_of_a_resnet50(monkeypatch):
-  """4.1 G multiply-adds is the field's figure; 3.5 % of them fall on padding."""
+  """The field says 4.1 G multiply-adds; 3.5 % of them fall on padding."""
   config, network = _setup('resnet50', 224, monkeypatch)
   images = jnp.zeros((1, 224, 224, 3))
   variables = jax.eval_shape(network.init, jax.random.key(0), images)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +123,25 @@ def test_another_network_in_the_workdir(tiny_config, tiny_encoder, tmp_path):
     loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
   assert 'predictor.depth: 2, 3' in str(error.value)
   assert 'projector.output_size: 8, 4' in str(error.value)
+  with pytest.raises(config_lib.ConfigError, match='custom_encoder: .Tiny'):
+    loop.pretrain(tiny_config, str(tmp_path))
+
+
+def test_another_encoder_of_the_same_name(
+    tiny_config, tiny_encoder, tmp_path):
+  """What the config cannot tell apart, the arrays' shapes do."""
+  tiny_config.total_steps = 2
+  _pretrain(tiny_config, tmp_path, tiny_encoder)
+
+  class TinyEncoder(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(8)(jnp.mean(x, axis=(1, 2)))
+
+  with pytest.raises(config_lib.ConfigError) as error:
+    loop.pretrain(tiny_config, str(tmp_path), TinyEncoder())
+  assert 'encoder.BatchNorm_0' in str(error.value)
 
 
 def test_init_from(tiny_config, tiny_encoder, tmp_path):
@@ -141,7 +161,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   fresh = setup.create_state().online_params['probe']
   _assert_equal(state.online_params['probe'], fresh)
   config.projector.output_size = 4
-  with pytest.raises(config_lib.ConfigError, match='does not fit'):
+  with pytest.raises(config_lib.ConfigError, match='another network'):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
 
 

@@ -54,7 +54,8 @@ def _config(dtype):
 def _tree(target, dtype):
   """The original's formula for initial parameters, in our structure."""
   tree = {}
-  for name, shape in zip(NAMES, GOLDEN['shapes_params']):
+  for name, shape in zip(
+      NAMES, GOLDEN['shapes_params'], strict=True):
     shape = tuple(int(n) for n in str(shape).strip('()[]').split(',') if n)
     path, key = name.rsplit('/', 1)
     seed = zlib.crc32((name + target).encode()) & 0xffffffff

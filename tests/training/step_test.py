@@ -1,6 +1,7 @@
 """What is true of the method, whatever the numbers."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -258,3 +259,24 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32(tiny_config):
     assert leaf.dtype in (jnp.float32, jnp.int32)
   assert jax.tree.structure(new) == jax.tree.structure(reference)
   assert np.isfinite(float(metrics['train/loss']))
+
+
+def test_collectives_per_step(tiny_config):
+  """Each synchronised layer costs one all-reduce a pass, for both views.
+
+  With three of them online (encoder, projector, predictor) and two in the
+  target, those are 3 + 2 forward and 3 back; gradients, metrics and moments
+  are averaged by what is left, at most one for each of their leaves.
+  """
+  train_step, state = _make(tiny_config)
+  p_train_step = devices.pmap_train_step(train_step)
+  batch = devices.shard(_batch(tiny_config))
+  compiled = p_train_step.lower(devices.replicate(state), batch).compile()
+  reduced = re.findall(
+      r'= (.*) all-reduce(?:-start)?\(', compiled.as_text())
+  # A layer's moments of both views, [views, mean and square, channels].
+  moments = [len(re.findall(r'f32\[2,2,\d+\]', shapes)) for shapes in reduced]
+  assert sum(moments) == 3 + 2 + 3
+  _, metrics = jax.eval_shape(p_train_step, state, batch)
+  leaves = len(jax.tree.leaves(state.online_params)) + len(metrics)
+  assert moments.count(0) <= leaves

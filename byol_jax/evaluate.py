@@ -13,6 +13,7 @@ WORKDIR/evaluations/PROTOCOL-DATASET.json.
 """
 
 from collections.abc import Sequence
+import copy
 import functools
 import os
 import sys
@@ -117,7 +118,7 @@ def _restore(overrides: Sequence[str]) -> tuple[
         '--config goes with --checkpoint=random; a workdir has its own '
         'config.json, override its fields by --config.FIELD=VALUE')
   original, network, state = checkpoint.restore_workdir(_CHECKPOINT.value)
-  config = override(original.copy_and_resolve_references(), overrides)
+  config = override(copy.deepcopy(original), overrides)
   check_overridden(original, config)
   return config, network, state
 

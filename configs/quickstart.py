@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.test_split = 'test'
   config.test_crop_ratio = 1.0
   config.image_size = 16
+  # Crops show things larger than whole pictures do: a picture at 24 pixels
+  # shows them as large as a view at 16.
+  config.test_image_size = 24
   for view in (config.augment.view1, config.augment.view2):
     view.crop_area_range = (0.2, 1.0)
     view.update(brightness=0.2, contrast=0.2, saturation=0.1, hue=0.05)

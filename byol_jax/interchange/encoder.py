@@ -20,7 +20,7 @@ class Encoder:
 
   Attributes:
     embedding_size: D.
-    image_size: pixels, of the views it was trained on. Other sizes work, as
+    image_size: pixels, of the images it is evaluated on. Other sizes work, as
       far as the encoder does.
     num_channels: C.
     step: of the checkpoint.
@@ -91,4 +91,5 @@ def load_encoder(workdir: str, encoder: nn.Module | None = None) -> Encoder:
   config, network, state = checkpoint.restore_workdir(workdir, encoder)
   return Encoder(
       network, features.online_variables(state),
-      image_size=config.image_size, step=int(state.step))
+      image_size=config.test_image_size or config.image_size,
+      step=int(state.step))

@@ -37,7 +37,11 @@ class Checkpoints:
     """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
     self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
     self._manager = ocp.CheckpointManager(
-        self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+        self.directory,
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+        item_handlers={
+            'state': ocp.StandardCheckpointHandler(),
+            'run': ocp.JsonCheckpointHandler()})
 
   def latest_step(self) -> int | None:
     """The newest finished checkpoint's step."""

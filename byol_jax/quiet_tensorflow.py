@@ -2,8 +2,8 @@
 
 Importing this module imports TensorFlow, hides every accelerator from it, so
 that JAX finds them free, and holds back its start-up notices; set
-TF_CPP_MIN_LOG_LEVEL to 0, 1 or 2 to see them. Flax imports TensorFlow too:
-every package of ours that imports either imports this module first.
+TF_CPP_MIN_LOG_LEVEL to 0 to see them. (JAX sets it to 1, so any other level
+may not be the user's.) Whatever of ours imports TensorFlow imports this first.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,10 @@ import sys
 @contextlib.contextmanager
 def _quiet_cpp_logging() -> Iterator[None]:
   """Holds back what C++ code writes to stderr; Python errors still show."""
-  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
+  if os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '0':
     yield
     return
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   # A few notices come before TensorFlow's logging has read its level.
   sys.stderr.flush()
   stderr = os.dup(2)

@@ -13,7 +13,6 @@ import functools
 
 import ml_collections
 
-from byol_jax import quiet_tensorflow  # noqa: F401
 from byol_jax.objectives import info_nce
 from byol_jax.objectives import regression
 

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from byol_jax.quiet_tensorflow import tf
+
 
 class MetricWriter:
   """Appends rows to metrics.jsonl and scalars to TensorBoard event files."""
 
   def __init__(self, workdir: str, first_step: int):
     """Continues at `first_step`; later rows, of a lost run, are dropped."""
-    # Imported here, because TensorFlow takes seconds to.
-    import tensorflow as tf
-    self._summary = tf.summary
     self._path = pathlib.Path(workdir) / 'metrics.jsonl'
     _drop_rows_after(self._path, first_step)
     self._file = self._path.open('a')
@@ -33,12 +32,12 @@ class MetricWriter:
     self._file.flush()
     with self._writer.as_default(step):
       for name, value in scalars.items():
-        self._summary.scalar(name, value)
+        tf.summary.scalar(name, value)
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes uint8[H, W, 3] to TensorBoard."""
     with self._writer.as_default(step):
-      self._summary.image(name, image[None])
+      tf.summary.image(name, image[None])
 
   def close(self) -> None:
     self._file.close()

@@ -18,9 +18,9 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-import tensorflow as tf
 
 from byol_jax.data import pipeline
+from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import loop

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import tempfile
+import time
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -85,7 +86,8 @@ def _finish(config):
       for step, rate in ((1, 5.0), (2, 100.0), (3, 90.0))))
   train, test, network, state = _set_up(config)
   final.evaluate_and_report(
-      config, network, state, state, train, test, str(workdir))
+      config, network, state, state, train, test, str(workdir),
+      time.monotonic())
   return workdir
 
 
@@ -95,7 +97,7 @@ class FinalTest(parameterized.TestCase):
     workdir = _finish(_config(final_protocols=('knn', 'linear')))
     result = json.loads((workdir / 'result.json').read_text())
     self.assertEqual(result['images_per_second'], 90)
-    self.assertEqual(result['seconds'], 1.5)
+    self.assertGreater(result['seconds'], 0)
     for protocol in ('knn', 'linear'):
       self.assertEqual(
           result[f'{protocol}_top1'], result[f'random_init_{protocol}_top1'])

@@ -2,20 +2,23 @@
 #
 #   source launch/environment.sh EXTRAS     # such as dev, or dev,cuda
 #
-# Uses Python 3.11 or newer, in .venv of the project (or $BYOL_JAX_VENV). What
-# is installed already is left alone until requirements.txt or setup.py change.
+# Uses Python 3.11 or 3.12 ($PYTHON, if that is set), in .venv of the project
+# (or $BYOL_JAX_VENV). What is installed already is left alone until
+# requirements.txt or setup.py change.
 
 _find_python() {
   local candidate
-  for candidate in python3 python3.12 python3.11 python3.13; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.12 \
+      python3.11; do
+    if "$candidate" -c 'import sys; v = sys.version_info[:2]
+sys.exit(not (3, 11) <= v <= (3, 12))' \
         2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  echo 'error: found no Python 3.11 or newer; install one, for example' \
-    'python3.12 with its venv module' >&2
+  echo 'error: found no Python 3.11 or 3.12; install one with its venv' \
+    'module, and set PYTHON=/path/to/it if it is not on the PATH' >&2
   return 1
 }
 

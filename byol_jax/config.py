@@ -337,7 +337,7 @@ def run_length(
   in the original. `total_steps` and `warmup_steps` win where they are set.
 
   Raises:
-    ConfigError: if the warm-up is longer than the run.
+    ConfigError: if there is no step, or the warm-up is longer than the run.
   """
   def steps(num_epochs: float) -> int:
     return int(num_epochs * num_examples // config.batch_size)
@@ -348,10 +348,14 @@ def run_length(
   warmup_steps = config.warmup_steps
   if warmup_steps is None:
     warmup_steps = steps(config.warmup_epochs)
-  if total_steps < 0 or warmup_steps < 0:
+  if total_steps < 1:
     raise ConfigError(
-        f'the run has {total_steps} steps of which {warmup_steps} are '
-        'warm-up, expected no negative number')
+        f'the run has {total_steps} steps: {config.num_epochs} epochs of '
+        f'{num_examples} images in batches of {config.batch_size}; raise '
+        'config.num_epochs or lower config.batch_size')
+  if warmup_steps < 0:
+    raise ConfigError(
+        f'config.warmup_steps is {warmup_steps}, expected at least 0')
   if warmup_steps > total_steps:
     raise ConfigError(
         f'the warm-up of {warmup_steps} steps is longer than the run of '

@@ -98,6 +98,9 @@ def test_run_length():
   assert config_lib.run_length(config, 100) == (9, 3)
   config.total_steps, config.warmup_steps = 7, 0  # these win
   assert config_lib.run_length(config, 100) == (7, 0)
-  config.warmup_steps = 8
+  config.total_steps = 0
+  with pytest.raises(config_lib.ConfigError, match='0 steps'):
+    config_lib.run_length(config, 100)
+  config.total_steps, config.warmup_steps = 7, 8
   with pytest.raises(config_lib.ConfigError, match='longer than the run'):
     config_lib.run_length(config, 100)

@@ -50,6 +50,15 @@ class Evaluator:
       return train, train
     return train, protocols.make_batches(test_source, self._config)
 
+  @functools.cached_property
+  def _probe_batches(self) -> protocols.Batches | None:
+    """Test at the size of views, all that the probe knows, if another."""
+    config = self._config
+    if config.test_image_size in (None, config.image_size):
+      return None
+    return protocols.make_batches(
+        self._sources[1], config, image_size=config.image_size)
+
   def run(self, state: state_lib.TrainState) -> Iterator[tuple[str, float]]:
     """Evaluates one state.
 
@@ -64,6 +73,7 @@ class Evaluator:
     train_batches, test_batches = self._batches
     test = features_lib.extract_features(
         self._predict_all, variables, test_batches())
+    yield from diagnostics.run(test)
     if self._is_labelled:
       train = features_lib.extract_features(
           self._encode, variables, train_batches())
@@ -72,6 +82,8 @@ class Evaluator:
           temperature=self._config.knn.temperature,
           num_classes=self._sources[0].num_classes)
       if test.logits is not None:
+        if self._probe_batches is not None:
+          test = features_lib.extract_features(
+              self._predict_all, variables, self._probe_batches())
         hits = accuracy.count_hits(test.logits, test.label, count=1)
         yield 'online_probe/test_top1', int(hits) / len(test.label)
-    yield from diagnostics.run(test)

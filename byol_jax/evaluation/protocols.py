@@ -77,7 +77,7 @@ def _check_linear(
 
 def make_batches(
     source: examples.Source, config: ml_collections.ConfigDict,
-    limit: int | None = None,
+    limit: int | None = None, image_size: int | None = None,
 ) -> Batches:
   """This process's share of a split, centre-cropped, in constant batches.
 
@@ -85,7 +85,8 @@ def make_batches(
     A function that begins anew at each call; the pipeline is built once.
   """
   return pipeline.create_eval_dataset(
-      source, config, batch_size=config.evaluate_batch_size, limit=limit,
+      source, config, batch_size=config.evaluate_batch_size,
+      image_size=image_size, limit=limit,
       process_index=jax.process_index(), process_count=jax.process_count(),
   ).as_numpy_iterator
 

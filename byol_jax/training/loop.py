@@ -222,7 +222,7 @@ class Loop:
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
     self._writer = metrics_lib.MetricWriter(self._workdir, first_step)
     self._batches = setup.create_batches(first_step)
-    self._window = (first_step, time.monotonic())
+    self._window = None  # opens when the first step, and its compile, is done
     for line in self._describe():
       self._progress.say(line)
     if not first_step:
@@ -261,22 +261,28 @@ class Loop:
     if bad:
       self._stop_on_nonfinite(step, bad, metrics)
     self._progress.advance(step)
-    if not self._is_due(step, self._config.log_every_steps):
-      return
-    config = self._config
-    first, since = self._window
+    if self._is_due(step, self._config.log_every_steps):
+      self._report(step, metrics)
+    elif self._window is None:
+      self._window = (step, time.monotonic())
+
+  def _report(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes a row and says where the run stands."""
+    batch_size = self._config.batch_size
     now = time.monotonic()
+    first, since = self._window or (step, now)
     self._window = (step, now)
     self._note['seconds'] += now - since
-    rate = (step - first) * config.batch_size / max(now - since, 1e-9)
+    rate = (step - first) * batch_size / max(now - since, 1e-9)
+    if step > first:
+      metrics |= {'perf/images_per_second': rate}
     self._writer.write(step, metrics | {
-        'perf/images_per_second': rate,
         'perf/seconds': self._note['seconds']})
-    left = (self._setup.total_steps - step) * config.batch_size / rate
-    num_examples = self._setup.train_source.num_examples
     self._progress.report(
-        step, epoch=step * config.batch_size / num_examples,
-        loss=metrics['train/loss'], images_per_second=rate, seconds_left=left)
+        step, epoch=step * batch_size / self._setup.train_source.num_examples,
+        loss=metrics['train/loss'], images_per_second=rate,
+        seconds_left=(self._setup.total_steps - step) * batch_size
+        / max(rate, 1e-9))
     self._warn_of_collapse(metrics)
 
   def _warn_of_collapse(self, metrics: dict[str, float]) -> None:

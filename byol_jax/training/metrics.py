@@ -79,9 +79,10 @@ class Progress:
       images_per_second: float, seconds_left: float,
   ) -> None:
     """Says where the run stands."""
-    text = (
-        f'epoch {epoch:.2f}  loss {loss:.3f}  '
-        f'{images_per_second:.0f} images/s  {clock(seconds_left)} left')
+    text = f'epoch {epoch:.2f}  loss {loss:.3f}'
+    if images_per_second:
+      text += (
+          f'  {images_per_second:.0f} images/s  {clock(seconds_left)} left')
     if self._bar.disable:
       print(f'step {step}/{self._total_steps}  {text}', flush=True)
     else:

@@ -149,7 +149,6 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   config = tiny_config
   source = _pretrain(config, tmp_path / 'a', tiny_encoder)
   config.init_from = str(tmp_path / 'a')
-  config.total_steps, config.warmup_steps = 0, 0
   setup = loop.set_up(config, tiny_encoder)
   state = checkpoint.load_weights(
       setup.create_state(), config.init_from, tiny_encoder)

@@ -5,7 +5,9 @@ Figures are medians over windows of some steps.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import pathlib
@@ -89,8 +91,9 @@ def _loop_secs(setup: loop.Setup, steps: int) -> float:
   with tempfile.TemporaryDirectory() as workdir:
     checkpoints = checkpoint.Checkpoints(workdir)
     note = {'seconds': 0.0, 'custom_encoder': None}
-    loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
-        devices.replicate(setup.create_state()))
+    with contextlib.redirect_stdout(io.StringIO()):
+      loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
+          devices.replicate(setup.create_state()))
     checkpoints.close()
     lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
   rows = [row for row in map(json.loads, lines) if 'perf/seconds' in row]

@@ -21,6 +21,8 @@ SUFFIXES = frozenset((
     '.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm',
     '.pgm'))
 _THREADS = 16
+# Raised when `photo` judges files otherwise, so that old verdicts are dropped.
+_VERSION = 2
 _PROGRESS_SECS = 10.0
 
 
@@ -66,7 +68,8 @@ def examine_folder(root: pathlib.Path) -> Examined:
     Its image files, however deep, without hidden ones and without links that
     lead out of the folder.
   """
-  remembered = cache.cached_file('folder', os.path.realpath(root), '.json')
+  remembered = cache.cached_file(
+      'folder', (_VERSION, os.path.realpath(root)), '.json')
   known = _load(remembered)
   files = list(_image_files(root))
   new = [file for file in files if file.state not in known]
@@ -86,7 +89,8 @@ def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
   """Paths of files as TensorFlow reads them like a viewer.
 
   Of a file that needs Pillow (turned by its EXIF, CMYK, 16 bits, transparent,
-  in another format), a PNG of its pixels is kept in the cache folder.
+  a PNG with its tail cut, in another format), a PNG of its pixels is kept in
+  the cache folder.
 
   Args:
     root: the folder.

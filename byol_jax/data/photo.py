@@ -8,6 +8,7 @@ from PIL import Image
 from PIL import ImageOps
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_PNG_END = b'IEND\xaeB`\x82'  # the last chunk with its checksum
 
 
 class Photo(NamedTuple):
@@ -24,7 +25,7 @@ def examine(path: str) -> Photo:
     Exception: of many types, if it cannot be decoded.
   """
   with Image.open(path) as image:
-    plain = _is_plain(image)
+    plain = _is_plain(image) and (image.format != 'PNG' or _is_whole(path))
     width, height = to_rgb(image).size
   return Photo(height, width, plain)
 
@@ -35,6 +36,23 @@ def _is_plain(image: Image.Image) -> bool:
   return (image.mode in modes.get(image.format, ())
           and 'transparency' not in image.info
           and image.getexif().get(_ORIENTATION, 1) == 1)
+
+
+def _is_whole(path: str) -> bool:
+  """Whether a PNG ends as it should and all its checksums are right.
+
+  Pillow shows one where this is not so; TensorFlow's decoder refuses it.
+  """
+  with open(path, 'rb') as file:
+    contents = file.read()
+  if not contents.endswith(_PNG_END):
+    return False
+  try:
+    with Image.open(io.BytesIO(contents)) as image:
+      image.verify()
+  except (OSError, SyntaxError):  # Pillow's word for a broken chunk
+    return False
+  return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -71,6 +71,14 @@ def _write_odd_files(root) -> dict[str, np.ndarray]:
   save('k_gray_alpha.png', image.convert('LA'), gray_rgb)
   save('l_transparent_palette.png', palette,
        np.asarray(palette.convert('RGB')), transparency=255)
+  # All pixels are there, but TensorFlow's decoder refuses them.
+  for name, cut in (('m_no_end.png', 12), ('n_cut_end.png', 1)):
+    save(name, image)
+    (root / name).write_bytes((root / name).read_bytes()[:-cut])
+  save('o_wrong_checksum.png', image)
+  contents = bytearray((root / 'o_wrong_checksum.png').read_bytes())
+  contents[-13] ^= 1  # of the pixels, before the last chunk's 12 bytes
+  (root / 'o_wrong_checksum.png').write_bytes(contents)
   return shown
 
 

@@ -12,6 +12,7 @@ there are labels) is checked by the loop, with the same exception.
 from collections.abc import Mapping
 import difflib
 import json
+import math
 from typing import Any
 
 import ml_collections
@@ -213,7 +214,7 @@ def differences(
 # Fields that decide the shape of what a checkpoint holds.
 NETWORK_FIELDS = (
     'encoder', 'resnet.', 'projector.', 'predictor.', 'target', 'optimizer',
-    'online_probe', 'predictor_learning_rate_multiplier')
+    'online_probe', 'predictor_learning_rate_multiplier', 'clip_trust_ratio')
 
 
 def network_differences(
@@ -226,9 +227,10 @@ def network_differences(
       or line.startswith(tuple(f for f in NETWORK_FIELDS if f.endswith('.')))]
 
 
+ENCODERS = tuple(f'resnet{n}' for n in (10, 18, 34, 50, 101, 152, 200))
+
 _CHOICES = {
-    'encoder': tuple(f'resnet{depth}' for depth in (
-        10, 18, 34, 50, 101, 152, 200)),
+    'encoder': ENCODERS,
     'resnet.stem': ('imagenet', 'cifar', 'stride2'),
     'resnet.padding': ('torch', 'same'),
     'resnet.projection_shortcut': ('shape', 'group'),
@@ -239,24 +241,31 @@ _CHOICES = {
     'tau_schedule': ('cosine', 'constant'),
     'loss_normalization': ('l2', 'layer', 'batch', 'none'),
     'optimizer': ('lars', 'sgd', 'adamw'),
+    'final_protocols': ('knn', 'linear'),  # each of them
 }
 
 # Lower and upper bounds, both allowed; None is no bound.
 _RANGES = {
-    'image_size': (1, None), 'max_bad_image_share': (0, 1),
-    'cache_bytes': (0, None), 'test_crop_ratio': (1e-3, 1),
-    'projector.depth': (0, None), 'predictor.depth': (0, None),
-    'projector.hidden_size': (1, None), 'projector.output_size': (1, None),
-    'predictor.hidden_size': (1, None), 'resnet.width': (1 / 64, None),
-    'batch_norm_momentum': (0, 1), 'base_tau': (0, 1), 'beta': (0, None),
-    'temperature': (1e-6, None), 'batch_size': (1, None),
-    'accumulation_steps': (1, None), 'num_epochs': (0, None),
-    'warmup_epochs': (0, None), 'weight_decay': (0, None),
-    'base_learning_rate': (0, None), 'momentum': (0, 1),
-    'log_every_steps': (1, None), 'checkpoint_every_steps': (1, None),
-    'checkpoints_to_keep': (1, None), 'evaluate_every_steps': (1, None),
-    'evaluate_batch_size': (1, None), 'knn.k': (1, None),
-    'knn.temperature': (1e-6, None),
+    'image_size': (1, None), 'test_image_size': (1, None),
+    'max_bad_image_share': (0, 1), 'cache_bytes': (0, None),
+    'test_crop_ratio': (1e-3, 1), 'projector.depth': (0, None),
+    'predictor.depth': (0, None), 'projector.hidden_size': (1, None),
+    'projector.output_size': (1, None), 'predictor.hidden_size': (1, None),
+    'resnet.width': (1 / 64, None), 'batch_norm_momentum': (0, 1),
+    'base_tau': (0, 1), 'beta': (0, None), 'temperature': (1e-6, None),
+    'batch_size': (1, None), 'accumulation_steps': (1, None),
+    'num_epochs': (0, None), 'warmup_epochs': (0, None),
+    'weight_decay': (0, None), 'base_learning_rate': (0, None),
+    'momentum': (0, 1), 'log_every_steps': (1, None),
+    'checkpoint_every_steps': (1, None), 'checkpoints_to_keep': (1, None),
+    'evaluate_every_steps': (1, None), 'evaluate_batch_size': (1, None),
+    'knn.k': (1, None), 'knn.temperature': (1e-6, None),
+    'knn.max_train_examples': (1, None), 'linear.num_epochs': (1, None),
+    'linear.batch_size': (1, None), 'linear.base_learning_rate': (0, None),
+    'linear.momentum': (0, 1), 'batch_norm_epsilon': (1e-12, None),
+    'trust_coefficient': (0, None),
+    'predictor_learning_rate_multiplier': (0, None), 'seed': (0, None),
+    'augment.std': (1e-6, None), 'linear.base_learning_rates': (0, None),
 }
 
 _TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8, 'stride2': 16}
@@ -277,16 +286,19 @@ def validate(
     ConfigError: at the first broken rule.
   """
   flat = flatten(config.to_dict())
+  for name, value in flat.items():
+    _check_finite(name, value)
   for name, choices in _CHOICES.items():
-    if flat[name] not in choices and not (
-        custom_encoder and name == 'encoder'):
-      raise ConfigError(
-          f'config.{name} is {flat[name]!r}, expected one of '
-          f'{", ".join(choices)}')
+    if not (custom_encoder and name == 'encoder'):
+      _check_choice(name, flat[name], choices)
   for name, (low, high) in _RANGES.items():
     _check_range(name, flat[name], low, high)
   for view in ('view1', 'view2'):
     _validate_view(view, config.augment[view])
+  for name in ('augment.mean', 'augment.std'):
+    if len(flat[name]) != 3:
+      raise ConfigError(
+          f'config.{name} is {flat[name]}, expected three numbers')
   parts = num_devices * config.accumulation_steps
   if config.batch_size % parts:
     raise ConfigError(
@@ -305,8 +317,26 @@ def validate(
         f'{config.loss_normalization}; negatives need l2')
 
 
+def _each(value: Any) -> tuple[Any, ...]:
+  return value if isinstance(value, tuple) else (value,)
+
+
+def _check_finite(name: str, value: Any) -> None:
+  for number in _each(value):
+    if isinstance(number, float) and not math.isfinite(number):
+      raise ConfigError(f'config.{name} is {value}, expected finite numbers')
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+  if not set(_each(value)) <= set(choices):
+    raise ConfigError(
+        f'config.{name} is {value!r}, expected one of {", ".join(choices)}')
+
+
 def _check_range(name: str, value: Any, low: Any, high: Any) -> None:
-  if (low is not None and value < low) or (high is not None and value > high):
+  numbers = [n for n in _each(value) if n is not None]  # a placeholder's
+  if any((low is not None and n < low) or (high is not None and n > high)
+         for n in numbers):
     expected = f'at least {low}' if high is None else f'in [{low}, {high}]'
     raise ConfigError(f'config.{name} is {value}, expected {expected}')
 
@@ -325,7 +355,7 @@ def _validate_view(view: str, settings: ml_collections.ConfigDict) -> None:
     else:
       _check_range(name, value, 0, None)
   _check_range(
-      f'augment.{view}.crop_area_range', max(settings.crop_area_range), 0, 1)
+      f'augment.{view}.crop_area_range', settings.crop_area_range, 0, 1)
 
 
 def run_length(

@@ -9,6 +9,7 @@ import numpy as np
 from byol_jax.config import ConfigError
 from byol_jax.data.examples import InMemorySource
 
+_MAX_CLASSES = 1_000_000  # above, labels are more likely identifiers
 _FAKE_SPLITS = ('train', 'validation', 'test')
 _FAKE_EXAMPLES = 1024
 _FAKE_CLASSES = 10
@@ -62,7 +63,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
         f'({error})') from error
   num_classes = None
   if labels is not None:
-    num_classes = max(int(max(maxima)) + 1, len(names or ()))
+    num_classes = _checked_num_classes(int(max(maxima)), names, path)
   return InMemorySource(
       name=f'arrays:{path} ({split})', num_examples=len(images),
       num_classes=num_classes, images=images, labels=labels,
@@ -95,6 +96,19 @@ def _checked_labels(
         f'arrays:{path}: labels are {labels.dtype}{list(labels.shape)}; '
         f'expected whole numbers [{num_images}], none negative')
   return labels.astype(np.int32)
+
+
+def _checked_num_classes(
+    largest: int, names: list[str] | None, path: str) -> int:
+  if largest >= _MAX_CLASSES:
+    raise ConfigError(
+        f'arrays:{path}: the largest label is {largest}; expected classes '
+        f'counted from 0, fewer than {_MAX_CLASSES}')
+  if names is not None and len(names) <= largest:
+    raise ConfigError(
+        f'arrays:{path}: class_names has {len(names)} names; expected at '
+        f'least {largest + 1}, as the largest label is {largest}')
+  return len(names or range(largest + 1))
 
 
 def create_fake_source(

@@ -49,6 +49,10 @@ def test_splits_labels_and_names(tmp_path):
     (dict(image=_IMAGES[:0]), 'train', 'not empty'),
     (dict(image=_IMAGES, label=[1, 2]), 'train', r'labels are int64\[2\]'),
     (dict(image=_IMAGES, label=[1, 2, 3, 4, -1]), 'train', 'none negative'),
+    (dict(image=_IMAGES, label=[1, 2, 3, 4, 2**40]), 'train',
+     'largest label is 1099511627776; expected .* fewer than 1000000'),
+    (dict(train_image=_IMAGES, train_label=[0, 1, 0, 1, 0], test_label=[2],
+          class_names=['a', 'b']), 'train', 'has 2 names; expected at least 3'),
     (dict(image=np.array([None])), 'train', 'not a readable .npz'),
 ])
 def test_wrong_arrays_are_one_clear_line(tmp_path, arrays, split, message):

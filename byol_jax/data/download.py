@@ -15,6 +15,7 @@ import time
 from typing import TextIO
 
 _PATIENCE_SECS = 20.0
+_START_SECS = 120.0  # for the child's imports, on a slow disk
 _POLL_SECS = 0.5
 # Processor time, per patience, above which the child counts as busy
 # (extracting, say). Retrying a connection costs far less.
@@ -49,7 +50,8 @@ def download_and_prepare(
 
 def run_while_active(
     command: list[str], *, watched_dir: str, patience_secs: float,
-    env: dict[str, str] | None = None) -> None:
+    start_secs: float = _START_SECS, env: dict[str, str] | None = None,
+) -> None:
   """Runs a command that reports its processor time; stops it if it idles.
 
   Args:
@@ -57,17 +59,20 @@ def run_while_active(
       stdout, the first line when it starts to work, and says on the last line
       of stderr what went wrong if it fails.
     watched_dir: where growing files are progress.
-    patience_secs: without progress, after which to stop it.
+    patience_secs: without progress, after which to stop it; counted from its
+      first line.
+    start_secs: without a first line, after which to stop it.
     env: of the command.
 
   Raises:
-    DownloadError: the command idled or failed.
+    DownloadError: the command did not start, idled or failed.
   """
   child = subprocess.Popen(
       command, env=env, text=True, stdout=subprocess.PIPE,
       stderr=subprocess.PIPE)
   clock, errors = _Collector(child.stdout), _Collector(child.stderr)
   try:
+    _wait_for_start(child, clock, start_secs)
     seen_bytes, seen_cpu, since = 0, 0.0, time.monotonic()
     while child.poll() is None:
       num_bytes, cpu = _num_bytes(watched_dir), float(clock.last() or 0.0)
@@ -81,6 +86,18 @@ def run_while_active(
     child.wait()
   if child.returncode:
     raise DownloadError(errors.last() or f'exit code {child.returncode}')
+
+
+def _wait_for_start(
+    child: subprocess.Popen[str], clock: '_Collector', start_secs: float,
+) -> None:
+  """Until the child's first line, or its end."""
+  begin = time.monotonic()
+  while child.poll() is None and not clock.last():
+    if time.monotonic() - begin > start_secs:
+      raise DownloadError(
+          f'the download did not start in {start_secs:.0f} seconds')
+    time.sleep(_POLL_SECS)
 
 
 class _Collector(threading.Thread):

@@ -23,6 +23,18 @@ def test_idle_command_is_stopped(tmp_path):
   assert time.monotonic() - start < 10
 
 
+def test_starting_takes_its_own_time(tmp_path):
+  def run(start_secs):
+    download.run_while_active(
+        [sys.executable, '-c',
+         'import time; time.sleep(3); print(0.0, flush=True)'],
+        watched_dir=str(tmp_path), patience_secs=1.0, start_secs=start_secs)
+
+  run(start_secs=60.0)
+  with pytest.raises(download.DownloadError, match='did not start in 1 sec'):
+    run(start_secs=1.0)
+
+
 def test_growing_files_are_progress(tmp_path):
   _run('''
 for i in range(12):

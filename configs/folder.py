@@ -4,8 +4,9 @@
         --workdir=runs/my_images
 
 Cost: a step is about 65 GFLOP an image; for a few thousand images on one GPU,
-hours. There is no figure to expect without labels: watch `train/embedding_std`
-(1 is healthy, 0 is collapse) and `diagnostics/embedding_rank` in the report,
+hours. There is no figure to expect without labels: watch in the report
+`train/projection_std` (healthy: near 1), `train/embedding_std` (healthy: above
+0.3; of both, 0 is collapse) and `diagnostics/embedding_rank` (healthy: tens),
 and its nearest neighbours. A real batch of 256 wants a slower target than the
 paper's 4096 has, hence tau (paper, appendix G).
 """

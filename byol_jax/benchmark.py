@@ -11,11 +11,13 @@ around it as users run it, fed with ready-made batches from the host, beside
 
 from collections.abc import Sequence
 import json
+import os
 import pathlib
 
 from absl import flags
 from ml_collections import config_flags
 
+from byol_jax import config as config_lib
 from byol_jax import jobs
 
 _WHAT = flags.DEFINE_enum(
@@ -23,11 +25,25 @@ _WHAT = flags.DEFINE_enum(
 _JSON = flags.DEFINE_string('json', None, 'Where to write the figures.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', 'configs/quickstart.py', 'What to run.')
-_WINDOWS = flags.DEFINE_integer('windows', 5, 'Windows; the median counts.')
-_STEPS = flags.DEFINE_integer('steps', 20, 'Steps in a window.')
+_WINDOWS = flags.DEFINE_integer(
+    'windows', 5, 'Windows; the median counts.', lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    'steps', 20, 'Steps in a window.', lower_bound=1)
+
+
+def _check_writable(path: pathlib.Path) -> None:
+  """Raises ConfigError before minutes of measuring, not after."""
+  target = path if path.exists() else path.parent
+  if path.is_dir() or not path.parent.is_dir() or not os.access(
+      target, os.W_OK):
+    raise config_lib.ConfigError(
+        f'--json={path} cannot be written; expected a file in a folder that '
+        'exists and may be written')
 
 
 def main(_: Sequence[str]) -> None:
+  if _JSON.value:
+    _check_writable(pathlib.Path(_JSON.value))
   # Imported here, so that --help answers at once.
   from byol_jax.training import loop
   from byol_jax.training import throughput

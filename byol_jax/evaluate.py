@@ -90,8 +90,7 @@ def override(
       config_flags.DEFINE_config_dict(
           'config', config, flag_values=values, sys_argv=argv)
     values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
-          OSError) as error:
+  except (flags.Error, *jobs.CONFIG_ERRORS) as error:
     raise config_lib.ConfigError(f'--config: {error}') from None
   return values.config
 
@@ -120,6 +119,8 @@ def _restore(overrides: Sequence[str]) -> tuple[
   original, network, state = checkpoint.restore_workdir(_CHECKPOINT.value)
   config = override(copy.deepcopy(original), overrides)
   check_overridden(original, config)
+  config_lib.validate(
+      config, custom_encoder=config.encoder not in config_lib.ENCODERS)
   return config, network, state
 
 
@@ -141,6 +142,9 @@ def _initialise(overrides: Sequence[str]) -> tuple[
 
 def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
   """Restores, evaluates, prints, writes."""
+  if not any(_PROTOCOL.value):
+    raise config_lib.ConfigError(
+        '--protocol is empty, expected knn, linear, or both with a comma')
   if _DATA.value:
     overrides = [*overrides, f'--config.data={_DATA.value}']
   is_random = _CHECKPOINT.value == _RANDOM

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import itertools
 import logging as python_logging
 import os
 import sys
@@ -30,14 +31,21 @@ def _show_own_lines() -> None:
       or record.pathname.startswith(package))
 
 
+# What loading a config file, or overriding its fields, may raise.
+CONFIG_ERRORS = (
+    AttributeError, ImportError, KeyError, NameError, OSError, SyntaxError,
+    TypeError, ValueError)
+
+
 def _check_config_file(argv: Sequence[str]) -> None:
   """A file that cannot be loaded would be reported only when it is used."""
-  for argument in argv:
-    name, _, value = argument.partition('=')
-    path = value.partition(':')[0]
-    if name.lstrip('-') == 'config' and path and not os.path.isfile(path):
+  for argument, following in itertools.zip_longest(
+      argv, argv[1:], fillvalue=''):
+    name, equals, value = argument.partition('=')
+    path = (value if equals else following).partition(':')[0]
+    if name in ('-config', '--config') and path and not os.path.isfile(path):
       _fail(
-          f'{argument}: there is no such file; expected one like '
+          f'--config={path}: there is no such file; expected one like '
           'configs/quickstart.py')
 
 
@@ -49,10 +57,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as error:
     _fail(f'{error} (--help lists the flags)')
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # From the config file's own code, or from a --config. override. The text
-    # of a KeyError is quoted.
-    _fail(f'--config: {error.args[0] if error.args else error}')
+  except CONFIG_ERRORS as error:
+    # The text of a KeyError would be quoted; that of a SyntaxError is more
+    # than its first argument.
+    quoted = isinstance(error, KeyError) and error.args
+    _fail(f'--config: {error.args[0] if quoted else error}')
   return []
 
 
@@ -65,7 +74,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:
       main(argv)
-    except (config_lib.ConfigError, FloatingPointError) as error:
+    except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _fail(error)
 
   app.run(guarded, flags_parser=_parse_flags)

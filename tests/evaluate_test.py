@@ -17,6 +17,7 @@ from flax import linen as nn
 from byol_jax import config as config_lib
 from byol_jax import evaluate
 from byol_jax.networks import network as network_lib
+from byol_jax.training import checkpoint
 
 _CONFIG = """
     from byol_jax import config as config_lib
@@ -65,17 +66,11 @@ def setUpModule():
 class JobTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ('evaluate', '--checkpoint'), ('report', '--workdir'))
-  def test_help(self, job, flag):
-    done = _run(job, '--help')
-    self.assertIn(f'python -m byol_jax.{job}', done.stdout)
-    self.assertIn(flag, done.stdout)
-    self.assertNotIn('Traceback', done.stderr)
-
-  @parameterized.parameters(
       ('evaluate', ['--checkpoint=/nowhere'], 'no checkpoint in /nowhere'),
       ('evaluate', ['--checkpoint=random'], 'needs --config'),
       ('evaluate', [], 'checkpoint'),
+      ('evaluate', ['--checkpoint=/nowhere', '--protocol='],
+       '--protocol is empty'),
       ('evaluate', ['--checkpoint=random', '--config=/nowhere.py'],
        '--config=/nowhere.py: there is no such file'),
       ('report', ['--workdir=/nowhere'], 'no config.json in /nowhere'))
@@ -85,6 +80,23 @@ class JobTest(parameterized.TestCase):
     lines = done.stderr.strip().splitlines()
     self.assertLen(lines, 1, done.stderr)
     self.assertIn(message, lines[0])
+
+  def _restore(self, encoder, overrides):
+    """As if a checkpoint of such an encoder were there."""
+    config = config_lib.get_base_config()
+    config.encoder = encoder
+    with flagsaver.flagsaver(checkpoint='somewhere'), mock.patch.object(
+        checkpoint, 'restore_workdir', return_value=(config, None, None)):
+      return evaluate._restore(overrides)[0]
+
+  def test_overrides_of_a_checkpoint_are_validated(self):
+    with self.assertRaisesRegex(
+        config_lib.ConfigError, 'config.knn.k is 0, expected at least 1'):
+      self._restore('resnet50', ['--config.knn.k=0'])
+
+  def test_an_encoder_of_the_users_is_no_slip(self):
+    config = self._restore('MyEncoder', ['--config.knn.k=7'])
+    self.assertEqual((config.encoder, config.knn.k), ('MyEncoder', 7))
 
   def test_random_initialisation(self):
     output = tempfile.mkdtemp()

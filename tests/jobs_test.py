@@ -17,6 +17,13 @@ def _run(*args):
       env=os.environ | {'JAX_PLATFORMS': 'cpu'}, timeout=120, check=False)
 
 
+def _assert_one_line(done, message):
+  assert done.returncode == 1, done.stderr
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith('error: ')
+  assert message in line
+
+
 def test_no_job_is_forgotten():
   mains = {
       path.stem for path in (ROOT / 'byol_jax').glob('*.py')
@@ -36,6 +43,7 @@ def test_help(job):
 
 @pytest.mark.parametrize('arguments, message', [
     (['--config=configs/nowhere.py'], 'there is no such file'),
+    (['--config', 'configs/nowhere.py'], 'there is no such file'),
     (['--config=configs/quickstart.py', '--config.batchsize=3'],
      'Did you mean "batch_size"'),
     (['--config=configs/quickstart.py', '--config.batch_size=many'],
@@ -53,8 +61,33 @@ def test_help(job):
 ])
 def test_slips_end_in_one_line(arguments, message, tmp_path):
   done = _run('byol_jax.pretrain', f'--workdir={tmp_path}/run', *arguments)
-  assert done.returncode == 1, done.stderr
-  (line,) = done.stderr.strip().splitlines()
-  assert line.startswith('error: ')
-  assert message in line
+  _assert_one_line(done, message)
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.parametrize('code, message', [
+    ('import not_a_module', "No module named 'not_a_module'"),
+    ('def get_config(:', 'line 1'),
+    ('def get_config():\n  return confg', "'confg' is not defined"),
+])
+def test_broken_config_files_end_in_one_line(code, message, tmp_path):
+  (tmp_path / 'broken.py').write_text(code)
+  done = _run('byol_jax.preview', f'--config={tmp_path}/broken.py')
+  _assert_one_line(done, message)
+
+
+def test_a_file_in_the_place_of_the_workdir(tmp_path):
+  (tmp_path / 'file').touch()
+  done = _run(
+      'byol_jax.pretrain', '--config=configs/quickstart.py',
+      '--config.data=fake', f'--workdir={tmp_path}/file')
+  _assert_one_line(done, f'{tmp_path}/file')
+
+
+@pytest.mark.parametrize('argument, message', [
+    ('--windows=0', 'windows'), ('--steps=0', 'steps'),
+    ('--json=/no/where.json', '--json=/no/where.json cannot be written'),
+    ('--json=/', '--json=/ cannot be written'),
+])
+def test_slips_of_a_benchmark(argument, message):
+  _assert_one_line(_run('byol_jax.benchmark', argument), message)

@@ -23,19 +23,20 @@ class MLP(nn.Module):
   Attributes:
     depth: number of dense layers.
     hidden_size: width of every layer but the last.
-    output_size: width of the last.
+    output_size: width of the last; None is that of the input.
     norm: makes a normalisation layer, called as `norm(name=...)`.
   """
 
   depth: int
   hidden_size: int
-  output_size: int
+  output_size: int | None
   norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps f32[B, C] to f32[B, output_size]."""
     kernel_init = initializers.truncated_fan_in
+    output_size = self.output_size or x.shape[-1]
     for layer in range(1, self.depth):
       x = nn.Dense(
           self.hidden_size, kernel_init=kernel_init, name=f'dense{layer}')(x)
@@ -43,6 +44,6 @@ class MLP(nn.Module):
       x = nn.relu(x)
     if self.depth:
       x = nn.Dense(
-          self.output_size, use_bias=False, kernel_init=kernel_init,
+          output_size, use_bias=False, kernel_init=kernel_init,
           name=f'dense{self.depth}')(x)
     return jnp.asarray(x)

@@ -110,13 +110,13 @@ def create_network(
     encoder = resnet.ResNet(
         depth=int(config.encoder.removeprefix('resnet')),
         norm=batch_norm(dtype=dtype), dtype=dtype, **config.resnet)
-  head = functools.partial(
-      heads.MLP, output_size=config.projector.output_size, norm=batch_norm())
+  head = functools.partial(heads.MLP, norm=batch_norm())
   has_probe = config.online_probe and num_classes is not None
   return Network(
       encoder=encoder,
-      projector=head(config.projector.depth, config.projector.hidden_size),
-      predictor=head(config.predictor.depth, config.predictor.hidden_size),
+      projector=head(**config.projector),
+      # As wide as what it predicts, the projection.
+      predictor=head(**config.predictor, output_size=None),
       probe=heads.probe(num_classes) if has_probe else None,
       mean=tuple(config.augment.mean), std=tuple(config.augment.std),
       axis_name=axis_name)
@@ -130,7 +130,7 @@ def apply_views(
     method: str = '__call__',
     joined: bool = False,
     momentum: float,
-    rngs: dict[str, jax.Array] | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[tuple[Outputs, ...], Any]:
   """Runs every view through the network in one call, in training mode.
 
@@ -145,25 +145,27 @@ def apply_views(
     method: of the network.
     joined: take batch statistics over all views together instead.
     momentum: weight of the old running statistics.
-    rngs: for stochastic layers of a user's encoder.
+    key: for dropout in a user's encoder; each view draws its own.
 
   Returns:
     The outputs of each view, and the new `batch_stats`.
   """
-  def forward(images: jax.Array) -> tuple[Outputs, Any]:
+  def forward(
+      images: jax.Array, key: jax.Array | None) -> tuple[Outputs, Any]:
     outputs, updated = network.apply(
         variables, images, train=True, method=method, mutable=['batch_stats'],
-        rngs=rngs)
+        rngs=None if key is None else {'dropout': key})
     return outputs, updated.get('batch_stats', {})
 
   count = len(views)
   if joined:
-    outputs, batch_stats = forward(jnp.concatenate(views))
+    outputs, batch_stats = forward(jnp.concatenate(views), key)
     split = jax.tree.map(lambda x: jnp.split(x, count), outputs)
     return tuple(
         jax.tree.map(lambda x, i=i: x[i], split, is_leaf=_is_list)
         for i in range(count)), batch_stats
-  outputs, per_view = jax.vmap(forward)(jnp.stack(views))
+  keys = None if key is None else jax.random.split(key, count)
+  outputs, per_view = jax.vmap(forward)(jnp.stack(views), keys)
   batch_stats = jax.tree.map(
       functools.partial(_pass_in_order, momentum=momentum),
       variables.get('batch_stats', {}), per_view)

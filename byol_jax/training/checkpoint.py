@@ -176,6 +176,10 @@ def load_weights(
     ConfigError: if a parameter's shape is another, naming the first.
   """
   source = restore_workdir(workdir, encoder)[2]
+  if not source.target_params:  # it had no EMA: its target was itself
+    source = source.replace(
+        target_params=state_lib.target_parts(source.online_params),
+        target_batch_stats=state_lib.target_parts(source.online_batch_stats))
   fields = ('online_params', 'target_params', 'online_batch_stats',
             'target_batch_stats')
   return state.replace(**{

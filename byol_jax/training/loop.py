@@ -113,9 +113,11 @@ def pretrain(
   """
   begin = time.monotonic()
   config = config.copy_and_resolve_references()
-  setup = set_up(config, encoder)
+  if encoder is not None:
+    config.encoder = type(encoder).__name__
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
+  setup = set_up(config, encoder)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoints_to_keep)
   try:
     state, note = _first_state(setup, checkpoints, workdir, encoder)
@@ -143,7 +145,7 @@ def _first_state(
   note = {
       'config': config_lib.to_dict(config),
       'num_classes': setup.train_source.num_classes,
-      'custom_encoder': type(encoder).__name__ if encoder else None,
+      'custom_encoder': config.encoder if encoder is not None else None,
       'examples_seen': 0, 'seconds': 0.0, 'wall_seconds': 0.0}
   step = checkpoints.latest_step()
   if step is None:
@@ -234,13 +236,16 @@ class Loop:
     """What is about to run, for the head of the terminal."""
     setup, config = self._setup, self._config
     source = setup.train_source
-    encoder = self._note['custom_encoder'] or config.encoder
-    classes = (
-        f'{source.num_classes} classes' if source.num_classes else
-        'no labels, so the online probe and kNN are off')
+    classes = f'{source.num_classes} classes'
+    if not source.has_labels:
+      classes = 'no labels, so the online probe and kNN are off'
+    elif setup.test_source is None:
+      classes += '; no test split, so kNN and the probe are not tested'
+    elif not setup.test_source.has_labels:
+      classes += '; its test split has no labels, so nothing is tested'
     yield f'data: {source.name}, {source.num_examples} images, {classes}'
     yield (
-        f'network: {encoder}; {config.target} target; '
+        f'network: {config.encoder}; {config.target} target; '
         f'{config.optimizer}; batch {config.batch_size} over '
         f'{jax.device_count()} {jax.devices()[0].device_kind} device(s)')
     yield (
@@ -311,8 +316,13 @@ class Loop:
     begin = time.monotonic()
     figures = dict(self._setup.evaluate(state))
     self._writer.write(step, figures)
+    knn = self._config.knn
+    settings = (
+        f'  (k={knn.k}, temperature={knn.temperature:g}, of at most '
+        f'{knn.max_train_examples} images)')
     self._progress.say(f'step {step}  ' + '  '.join(
-        f'{name} {value:.2f}' for name, value in figures.items()))
+        f'{name} {value:.2f}' for name, value in figures.items()) + (
+            settings if 'knn/test_top1' in figures else ''))
     self._warn_of_collapse(figures)
     self._pause(begin)
 

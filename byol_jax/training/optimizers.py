@@ -9,8 +9,6 @@ import optax
 
 from byol_jax.training import schedules
 
-OPTIMIZERS = ('lars', 'sgd', 'adamw')
-
 
 def is_decayed(params: Any) -> Any:
   """Whether weight decay and the trust ratio touch a parameter, leaf by leaf.
@@ -25,18 +23,23 @@ def is_decayed(params: Any) -> Any:
 def _scale_by_clipped_trust_ratio(
     learning_rate_fn: schedules.Schedule, trust_coefficient: float
 ) -> optax.GradientTransformation:
-  """The trust ratio, at most 1 / learning rate; the same as apex's LARC."""
+  """The trust ratio as apex's LARC and solo-learn clip it.
+
+  Scales by min(ratio / learning rate, 1), so that a kernel's rate, once the
+  learning rate multiplies it, is min(ratio, learning rate).
+  """
   unclipped = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
 
   def update_fn(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
     scaled, _ = unclipped.update(updates, unclipped.init(params), params)
-    # A warm-up starts at a rate of 0, which clips nothing.
-    limit = 1 / jnp.maximum(learning_rate_fn(state.count), 1e-12)
+    # A warm-up starts at a rate of 0, where nothing moves whatever the ratio.
+    learning_rate = jnp.maximum(learning_rate_fn(state.count), 1e-12)
 
     def clip(update: jax.Array, scaled: jax.Array) -> jax.Array:
-      norm = optax.safe_norm(scaled, 0.0)
-      longest = limit.astype(norm.dtype) * optax.safe_norm(update, 0.0)
-      return scaled * jnp.minimum(1.0, longest / jnp.maximum(norm, 1e-30))
+      norm = optax.safe_norm(update, 0.0)
+      ratio = optax.safe_norm(scaled, 0.0) / jnp.maximum(norm, 1e-30)
+      return update * jnp.minimum(
+          ratio / learning_rate.astype(ratio.dtype), 1.0)
 
     return jax.tree.map(clip, updates, scaled), optax.ScaleByScheduleState(
         optax.safe_increment(state.count))
@@ -62,8 +65,8 @@ def lars(
     momentum: decay of the buffer.
     trust_coefficient: eta; a kernel moves by about `learning rate * eta` of
       its own norm.
-    clip_trust_ratio: whether a kernel's rate, ratio included, stays below 1,
-      as in solo-learn; the original does not clip.
+    clip_trust_ratio: whether a kernel's rate is min(ratio, learning rate), as
+      in solo-learn, and not their product, as in the original.
 
   Returns:
     The transform.

@@ -66,6 +66,13 @@ def _cosine(online: tuple, target: tuple) -> jax.Array:
   return 1 - jnp.mean(jnp.stack(losses)) / 2
 
 
+def _of_this_device(key: jax.Array, axis_name: str | None) -> jax.Array:
+  """A key of its own for each device, whose examples are its own too."""
+  if axis_name is None:
+    return key
+  return jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
 def _micro_batches(batch: Batch, count: int) -> Batch:
   """Splits [B, ...] to [count, B / count, ...], example by example in turn.
 
@@ -115,13 +122,14 @@ def train_step(
 
   def loss_fn(params: Any, carry: Any, micro: Batch, key: jax.Array) -> Any:
     online_stats, target_stats, objective_state = carry
+    online_key, target_key = jax.random.split(_of_this_device(key, axis_name))
     online, online_stats = apply_views(
         {'params': params, 'batch_stats': online_stats}, micro['views'],
-        rngs={'dropout': key})
+        key=online_key)
     if target == 'ema':
       aim, target_stats = apply_views(
           {'params': state.target_params, 'batch_stats': target_stats},
-          micro['views'], method='project', rngs={'dropout': key})
+          micro['views'], method='project', key=target_key)
     else:
       aim = online
     if target != 'online':

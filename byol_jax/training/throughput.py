@@ -24,6 +24,7 @@ import numpy as np
 from byol_jax.data import pipeline
 from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
+from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import loop
 
@@ -48,7 +49,10 @@ def measure_step(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second of the step alone."""
   run = _step_runner(setup, steps)
   run()  # compiles
-  return _rates('step', [_timed(run) for _ in range(windows)], setup, steps)
+  flops = cost.step_flops(setup.network, setup.config)
+  return _rates(
+      'step', [_timed(run) for _ in range(windows)], setup, steps,
+  ) | {'step_gflop_per_image': flops / 1e9}
 
 
 def measure_loop(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def _loop_secs(setup: loop.Setup, steps: int) -> float:
           _synthetic_batches(setup, 2 * steps)))
   with tempfile.TemporaryDirectory() as workdir:
     checkpoints = checkpoint.Checkpoints(workdir)
-    note = {'seconds': 0.0, 'custom_encoder': None}
+    note = {'seconds': 0.0}
     with contextlib.redirect_stdout(io.StringIO()):
       loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
           devices.replicate(setup.create_state()))

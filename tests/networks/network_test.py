@@ -140,6 +140,16 @@ def test_depth_of_heads(tiny_config, tiny_encoder, depth, names):
     np.testing.assert_array_equal(outputs.prediction, outputs.projection)
 
 
+def test_no_projector(tiny_config):
+  """Then the predictor is as wide as the embedding."""
+  tiny_config.projector.depth = 0
+  network = network_lib.create_network(tiny_config, None)
+  outputs = jax.eval_shape(
+      lambda key, x: network.init_with_output(key, x)[0], jax.random.key(0),
+      jnp.zeros((2, 8, 8, 3)))
+  assert outputs.embedding.shape == outputs.prediction.shape == (2, 32)
+
+
 def test_images_are_normalised_inside(tiny_config):
   class Mean(nn.Module):
     """A user's encoder that knows nothing of training."""

@@ -1,5 +1,6 @@
 """The run: what it writes, how it stops, how it goes on."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -106,6 +107,71 @@ def test_what_a_run_writes(tiny_config, tiny_encoder, tmp_path, capsys):
   assert 'step 8/8  epoch 2.00  loss' in output
 
 
+def test_the_host_reads_nothing_but_the_previous_metrics(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """One fetch a step, of scalars, of the step before; one compile in all.
+
+  The loop's transfer guard forbids what is implicit; on a CPU it sees only
+  what goes to the device, so fetches are counted here.
+  """
+  fetched, traces = [], []
+  device_get = jax.device_get
+  make_train_step = step_lib.make_train_step
+
+  def make_traced(*args, **kwargs):
+    train_step = make_train_step(*args, **kwargs)
+    return lambda *inputs: (traces.append(inputs), train_step(*inputs))[1]
+
+  monkeypatch.setattr(step_lib, 'make_train_step', make_traced)
+  setup = loop.set_up(tiny_config, tiny_encoder)
+  dispatched = 0
+
+  def counting_step(state, batch):
+    nonlocal dispatched
+    dispatched += 1
+    return setup.p_train_step(state, batch)
+
+  def counting_get(tree):
+    fetched.append((dispatched, tree))
+    return device_get(tree)
+
+  counted = dataclasses.replace(
+      setup, p_train_step=counting_step, evaluate=lambda _: ())
+  tiny_config.checkpoint_every_steps = 100
+  tiny_config.evaluate_every_steps = 100
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  state = devices.replicate(setup.create_state())
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'device_get', counting_get)
+    loop.Loop(counted, checkpoints, str(tmp_path), {'seconds': 0.0}, 0.0).run(
+        state)
+  checkpoints.close()
+  # Step n is fetched once n + 1 is dispatched; the last one at the end.
+  assert [n for n, _ in fetched] == [2, 3, 4, 5, 6, 7, 8, 8]
+  for _, tree in fetched:
+    assert all(leaf.shape == () for leaf in jax.tree.leaves(tree))
+  assert len(traces) == 1
+
+
+def test_implicit_transfers_stop_the_loop(
+    tiny_config, tiny_encoder, tmp_path):
+  """Batches that are not on the devices yet would be copied in the step."""
+  setup = loop.set_up(tiny_config, tiny_encoder)
+  on_the_host = dataclasses.replace(
+      setup, create_batches=lambda step: map(
+          device_get_tree, setup.create_batches(step)))
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
+    loop.Loop(
+        on_the_host, checkpoints, str(tmp_path), {'seconds': 0.0}, 0.0,
+    ).run(devices.replicate(setup.create_state()))
+  checkpoints.close()
+
+
+def device_get_tree(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
 def test_checkpoints_kept(tiny_config, tiny_encoder, tmp_path):
   tiny_config.checkpoint_every_steps = 2
   tiny_config.checkpoints_to_keep = 2
@@ -159,6 +225,11 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
     _assert_equal(state.online_params[part], source.online_params[part])
   fresh = setup.create_state().online_params['probe']
   _assert_equal(state.online_params['probe'], fresh)
+  config.target = 'stop_gradient'
+  without_target = loop.set_up(config, tiny_encoder)
+  assert not checkpoint.load_weights(
+      without_target.create_state(), config.init_from, tiny_encoder,
+  ).target_params
   config.projector.output_size = 4
   with pytest.raises(config_lib.ConfigError, match='another network'):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)

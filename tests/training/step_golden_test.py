@@ -258,7 +258,7 @@ def _check_logs(recorded, prefix, run, step, rtol):
 # Each record's tolerances, from what the original differs from itself by
 # between one and two devices (in float32, late steps are chaotic).
 FLOAT32 = {
-    'preset': [(1e-5, 1e-4), (1e-5, 1e-4), (1e-2, 1e-1)],
+    'preset': [(1e-5, 1e-4), (1e-3, 1e-2), (1e-2, 1e-1)],
     'loud': [(1e-5, 1e-4), (1e-3, 1e-2), None],
     'single': [(1e-5, 1e-4)]}
 
@@ -279,7 +279,8 @@ def test_updates_in_float64(run):
     recorded = _trajectories('float64')
     for record in range(len(GOLDEN[f'{run}/record_steps'])):
       _check_update(recorded, 'f64/', run, record, 1e-6, 1e-6)
-      _check_logs(recorded, 'f64/', run, record + 1, 1e-6)
+    for step in range(1, 1 + len(GOLDEN[f'{run}/logs/loss'])):
+      _check_logs(recorded, 'f64/', run, step, 1e-6)
 
 
 def test_gradient_in_float32():

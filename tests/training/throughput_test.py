@@ -1,0 +1,21 @@
+"""The benchmark measures what it says it does."""
+
+import pytest
+
+from byol_jax.training import loop
+from byol_jax.training import throughput
+
+
+@pytest.mark.parametrize('what', throughput.MEASURES)
+def test_measures(tiny_config, tiny_encoder, what, capsys):
+  setup = loop.set_up(tiny_config, tiny_encoder)
+  figures = throughput.MEASURES[what](setup, 2, 3)
+  rates = figures[f'{what}_windows']
+  assert len(rates) == 2 and min(rates) > 0
+  assert min(rates) <= figures[f'{what}_images_per_second'] <= max(rates)
+  if what == 'loop':
+    assert figures['loop_over_step'] > 0
+  if what == 'step':
+    assert figures['step_gflop_per_image'] > 0
+  assert capsys.readouterr().out == ''
+  assert throughput.describe_machine()['num_devices'] == 4

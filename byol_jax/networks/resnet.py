@@ -20,7 +20,6 @@ BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK_DEPTHS = {
     50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
     200: (3, 24, 36, 3)}
-DEPTHS = (*BASIC_DEPTHS, *BOTTLENECK_DEPTHS)
 # Kernel size and stride of the stem's convolution.
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
 
@@ -96,7 +95,7 @@ class ResNet(nn.Module):
   """Maps images to embeddings: stem, four groups of blocks, mean pooling.
 
   Attributes:
-    depth: one of `DEPTHS`.
+    depth: a key of `BASIC_DEPTHS` or `BOTTLENECK_DEPTHS`.
     norm: makes a normalisation layer, called as `norm(name=...)`.
     width: multiplies every number of channels (64 in the stem).
     stem: `imagenet` (7x7 convolution of stride 2, then 3x3 max-pooling of

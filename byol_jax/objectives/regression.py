@@ -6,8 +6,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-NORMALIZATIONS = ('l2', 'layer', 'batch', 'none')
-
 
 def l2_normalize(x: jax.Array) -> jax.Array:
   """Scales each row of f[B, D] to unit length; a zero row stays zero."""
@@ -24,7 +22,7 @@ def normalize(
 
   Args:
     x: projections or predictions.
-    normalization: one of `NORMALIZATIONS`.
+    normalization: l2, layer, batch or none.
     axis_name: mapped axis over which the batch is spread, or None.
   """
   if normalization == 'l2':
@@ -52,7 +50,7 @@ def regression_loss(
   Args:
     prediction: f[B, D] of the online network (paper, Eq. 2).
     projection: f[B, D] of the target network.
-    normalization: one of `NORMALIZATIONS`.
+    normalization: l2, layer, batch or none.
     axis_name: mapped axis over which the batch is spread, or None.
 
   Returns:

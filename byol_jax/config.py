@@ -53,6 +53,10 @@ def get_base_config() -> ml_collections.ConfigDict:
   """Every field, with the values of the original's 1000-epoch preset."""
   config = ml_collections.ConfigDict()
 
+  # For people: shown by reports and comparisons, read by nothing else.
+  config.name = ''  # of what this run tries
+  config.published = ''  # the figure others publish for it, and where
+
   # Data.
   # tfds:NAME[:VERSION] | folder:PATH | arrays:PATH.npz | fake
   config.data = 'tfds:imagenet2012'
@@ -91,8 +95,16 @@ def get_base_config() -> ml_collections.ConfigDict:
       depth=2, hidden_size=4096, output_size=256))  # depth 0: identity
   config.predictor = ml_collections.ConfigDict(dict(
       depth=2, hidden_size=4096))  # depth 0: no predictor
-  config.batch_norm_momentum = 0.9
-  config.batch_norm_epsilon = 1e-5
+  # batch (over all devices) | batch_local (each device's share) | group_ws |
+  # layer | instance | none | affine_init: see networks/normalization.py
+  config.encoder_norm = 'batch'
+  config.projector_norm = 'batch'
+  config.predictor_norm = 'batch'
+  config.norm_epsilon = 1e-5  # added to every variance
+  config.norm_groups = 16  # group_ws: of channels
+  # group_ws: the least variance that a kernel is divided by the root of.
+  config.weight_standardization_epsilon = 1e-5
+  config.batch_norm_momentum = 0.9  # weight of the old running statistics
   config.batch_statistics = 'per_view'  # per_view | joined
   config.compute_dtype = 'float32'  # float32 | bfloat16, of the encoder
 
@@ -116,6 +128,8 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.warmup_epochs = 10.0
   config.warmup_steps = config_dict.placeholder(int)  # wins over epochs
   config.weight_decay = 1.5e-6
+  # Biases and normalisation parameters skip weight decay and trust ratio.
+  config.exclude_bias_and_norm = True
   config.momentum = 0.9  # lars, sgd
   config.trust_coefficient = 1e-3  # lars
   config.clip_trust_ratio = False  # lars: rate times ratio at most 1 (LARC)
@@ -213,8 +227,9 @@ def differences(
 
 # Fields that decide the shape of what a checkpoint holds.
 NETWORK_FIELDS = (
-    'encoder', 'resnet.', 'projector.', 'predictor.', 'target', 'optimizer',
-    'online_probe', 'predictor_learning_rate_multiplier', 'clip_trust_ratio')
+    'encoder', 'resnet.', 'projector.', 'predictor.', 'encoder_norm',
+    'projector_norm', 'predictor_norm', 'target', 'optimizer', 'online_probe',
+    'predictor_learning_rate_multiplier', 'clip_trust_ratio')
 
 
 def network_differences(
@@ -227,6 +242,9 @@ def network_differences(
       or line.startswith(tuple(f for f in NETWORK_FIELDS if f.endswith('.')))]
 
 
+NORMS = (
+    'batch', 'batch_local', 'group_ws', 'layer', 'instance', 'none',
+    'affine_init')
 ENCODERS = tuple(f'resnet{n}' for n in (10, 18, 34, 50, 101, 152, 200))
 
 _CHOICES = {
@@ -234,6 +252,9 @@ _CHOICES = {
     'resnet.stem': ('imagenet', 'cifar', 'stride2'),
     'resnet.padding': ('torch', 'same'),
     'resnet.projection_shortcut': ('shape', 'group'),
+    'encoder_norm': NORMS,
+    'projector_norm': NORMS,
+    'predictor_norm': NORMS,
     'batch_statistics': ('per_view', 'joined'),
     'compute_dtype': ('float32', 'bfloat16'),
     'target': ('ema', 'stop_gradient', 'online'),
@@ -262,7 +283,8 @@ _RANGES = {
     'knn.k': (1, None), 'knn.temperature': (1e-6, None),
     'knn.max_train_examples': (1, None), 'linear.num_epochs': (1, None),
     'linear.batch_size': (1, None), 'linear.base_learning_rate': (0, None),
-    'linear.momentum': (0, 1), 'batch_norm_epsilon': (1e-12, None),
+    'linear.momentum': (0, 1), 'norm_epsilon': (1e-12, None),
+    'norm_groups': (1, None), 'weight_standardization_epsilon': (1e-12, None),
     'trust_coefficient': (0, None),
     'predictor_learning_rate_multiplier': (0, None), 'seed': (0, None),
     'augment.std': (1e-6, None), 'linear.base_learning_rates': (0, None),

@@ -68,7 +68,7 @@ def test_presets_of_the_original(epochs, steps, warmup, rate):
     ('linear.batch_size', 0, 'expected at least 1'),
     ('linear.momentum', 1.5, 'expected in [0, 1]'),
     ('linear.base_learning_rate', -0.1, 'expected at least 0'),
-    ('batch_norm_epsilon', 0.0, 'expected at least 1e-12'),
+    ('norm_epsilon', 0.0, 'expected at least 1e-12'),
     ('trust_coefficient', -1.0, 'expected at least 0'),
     ('predictor_learning_rate_multiplier', -1.0, 'expected at least 0'),
     ('seed', -1, 'config.seed is -1, expected at least 0'),

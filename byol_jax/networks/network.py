@@ -104,7 +104,7 @@ def create_network(
   """
   batch_norm = functools.partial(
       normalization.make_batch_norm, momentum=config.batch_norm_momentum,
-      epsilon=config.batch_norm_epsilon, axis_name=axis_name)
+      epsilon=config.norm_epsilon, axis_name=axis_name)
   if encoder is None:
     dtype = jnp.dtype(config.compute_dtype)
     encoder = resnet.ResNet(

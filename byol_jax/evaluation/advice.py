@@ -36,7 +36,7 @@ def suggest(
   signs = diagnostics.collapse_signs(last)
   advice += signs
   if signs:
-    advice += diagnostics.likely_causes(config)
+    advice += diagnostics.causes_or_where_to_look(config)
   advice += _against_random(records)
   advice += _past_its_best(curves.get('knn/test_top1'))
   if not signs:

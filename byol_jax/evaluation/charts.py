@@ -1,5 +1,6 @@
 """Line charts as inline SVG: no script, no font, nothing to fetch."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import html
@@ -52,12 +53,22 @@ def thin(curve: Curve, count: int = _MAX_POINTS) -> list[tuple[float, float]]:
       for group in groups]
 
 
+def outline(heights: Sequence[float], low: float, high: float) -> Curve:
+  """A histogram's outline: bars of equal width over [low, high]."""
+  width = (high - low) / len(heights)
+  xs, ys = [], []
+  for n, height in enumerate(heights):
+    xs += [low + n * width, low + (n + 1) * width]
+    ys += [height, height]
+  return xs, ys
+
+
 def line_chart(
     title: str, curves: Mapping[str, Curve], *, note: str = '',
     low: float | None = None, high: float | None = None, scale: float = 1.0,
-    unit: str = '',
+    unit: str = '', over_steps: bool = True,
 ) -> str:
-  """Draws curves over steps.
+  """Draws curves over steps, or over any other quantity.
 
   Args:
     title: of the chart.
@@ -67,6 +78,8 @@ def line_chart(
     high: and up to this.
     scale: multiplies every value (100 for percent).
     unit: after the values of the legend.
+    over_steps: x begins at 0 and a curve's last value is what counts. If
+      not, x begins where the curves do and no value stands out.
 
   Returns:
     A `<figure>`, or '' if there is nothing to draw.
@@ -81,13 +94,15 @@ def line_chart(
   y_ticks = nice_ticks(
       min([*ys, low] if low is not None else ys),
       max([*ys, high] if high is not None else ys))
-  x_last = max(points[-1][0] for points in lines.values()) or 1
-  x_ticks = [x for x in nice_ticks(0, x_last) if x <= x_last]
+  x_first, x_last = _span(lines.values(), over_steps)
+  x_ticks = [
+      x for x in nice_ticks(x_first, x_last) if x_first <= x <= x_last]
 
   def place(x: float, y: float) -> tuple[float, float]:
     share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
     return (
-        _LEFT + x / x_last * (_WIDTH - _LEFT - _RIGHT),
+        _LEFT + (x - x_first) / (x_last - x_first) * (
+            _WIDTH - _LEFT - _RIGHT),
         _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM))
 
   parts = _axes(x_ticks, y_ticks, place)
@@ -95,10 +110,11 @@ def line_chart(
   for (name, points), color in zip(
       lines.items(), _COLORS * len(lines), strict=False):
     placed = [place(x, y) for x, y in points]
-    parts += _line(placed, color)
+    parts += _line(placed, color, with_dots=over_steps)
+    last = f' <b>{points[-1][1]:.4g}{unit}</b>' if over_steps else ''
     legend.append(
-        f'<span><i style="background:{color}"></i>{html.escape(name)} '
-        f'<b>{points[-1][1]:.4g}{unit}</b></span>')
+        f'<span><i style="background:{color}"></i>{html.escape(name)}{last}'
+        '</span>')
   figure_note = f'<p class="note">{html.escape(note)}</p>' if note else ''
   return (
       f'<figure><figcaption>{html.escape(title)}</figcaption>'
@@ -108,12 +124,21 @@ def line_chart(
       f'{figure_note}</figure>')
 
 
+def _span(
+    lines: Iterable[Sequence[tuple[float, float]]], over_steps: bool
+) -> tuple[float, float]:
+  """Where the x axis begins and ends."""
+  xs = [x for points in lines for x, _ in points]
+  first, last = 0.0 if over_steps else min(xs), max(xs)
+  return first, last if last > first else first + 1
+
+
 def _axes(
     x_ticks: Sequence[float], y_ticks: Sequence[float], place) -> list[str]:
   """Horizontal grid lines and the numbers of both axes."""
   parts = []
   for y in y_ticks:
-    _, top = place(0, y)
+    top = place(0, y)[1]
     parts.append(
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
         f'y1="{top:.1f}" y2="{top:.1f}"/><text x="{_LEFT - 6}" '
@@ -126,11 +151,15 @@ def _axes(
   return parts
 
 
-def _line(placed: Sequence[tuple[float, float]], color: str) -> list[str]:
+def _line(
+    placed: Sequence[tuple[float, float]], color: str, *, with_dots: bool
+) -> list[str]:
   points = ' '.join(f'{x:.1f},{y:.1f}' for x, y in placed)
-  x, y = placed[-1]
+  line = f'<polyline points="{points}" stroke="{color}"/>'
+  if not with_dots:
+    return [line]
   dots = placed if len(placed) <= 12 else placed[-1:]
   circles = [
       f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"/>'
       for x, y in dots]
-  return [f'<polyline points="{points}" stroke="{color}"/>', *circles]
+  return [line, *circles]

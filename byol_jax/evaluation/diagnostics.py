@@ -6,21 +6,51 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import features as features_lib
 
 # Rows that the effective rank looks at; it hardly moves beyond.
 _MAX_ROWS = 10_000
 
-# Below these a figure is a sign of collapse. ResNets of depth 10 to 50, just
-# initialised, stand above 0.3 (embedding) and 0.75 (projection) with batch
-# statistics, and above 40 directions. Embeddings follow a ReLU, so their mean
-# is far from zero and their spread is lower than that of projections.
+# Below these a figure is a sign of collapse; those of diagnostics/ and train/
+# are the same quantity, with running and with batch statistics. ResNets of
+# depth 10 to 50, just initialised, stand above 0.3 (embedding) and 0.75
+# (projection) with batch statistics, above 0.3 (both) without any, and above
+# 40 directions. Embeddings follow a ReLU, so their mean is far from zero and
+# their spread is lower than that of projections.
 THRESHOLDS = {
     'train/embedding_std': 0.05,
     'train/projection_std': 0.1,
+    'diagnostics/embedding_std': 0.05,
+    'diagnostics/projection_std': 0.1,
     'diagnostics/embedding_rank': 3.0,
     'diagnostics/projection_rank': 3.0,
 }
+
+
+def spectrum(rows: np.ndarray) -> np.ndarray:
+  """Eigenvalues of the rows' covariance as shares of their sum, falling.
+
+  All are 0 where the rows are equal, to within rounding of float32; NaN where
+  a row is not finite.
+
+  Args:
+    rows: f[N, D].
+
+  Returns:
+    f64[min(N, D)].
+  """
+  rows = np.asarray(rows, np.float64)
+  if not np.isfinite(rows).all():
+    return np.full(min(rows.shape), np.nan)
+  centred = rows - rows.mean(axis=0, keepdims=True)
+  if centred.shape[0] < centred.shape[1]:
+    centred = centred.T
+  values = np.linalg.eigvalsh(centred.T @ centred)[::-1]
+  # What rows that are equal but for rounding can leave behind.
+  rounding = (np.finfo(np.float32).eps * np.linalg.norm(rows)) ** 2
+  values = np.where(values > rounding, values, 0.0)
+  return values / (values.sum() or 1.0)
 
 
 def effective_rank(rows: np.ndarray) -> float:
@@ -33,18 +63,10 @@ def effective_rank(rows: np.ndarray) -> float:
   Args:
     rows: f32[N, D]; N above D for the rank to be free to reach D.
   """
-  rows = np.asarray(rows, np.float64)
-  centred = rows - rows.mean(axis=0, keepdims=True)
-  if centred.shape[0] < centred.shape[1]:
-    centred = centred.T
-  square = np.linalg.eigvalsh(centred.T @ centred)
-  singular = np.sqrt(np.maximum(square, 0.0))
-  # What float32 rows that are equal but for rounding can leave behind.
-  rounding = np.finfo(np.float32).eps * np.linalg.norm(rows)
-  singular = singular[singular > rounding]
-  if not singular.size:
+  singular = np.sqrt(spectrum(rows))
+  if not singular.any():
     return 0.0
-  share = singular / singular.sum()
+  share = singular[singular != 0] / singular.sum()
   return float(np.exp(-np.sum(share * np.log(share))))
 
 
@@ -63,15 +85,16 @@ def spread(rows: np.ndarray) -> float:
 
 
 def run(features: features_lib.Features) -> Iterator[tuple[str, float]]:
-  """Measures embeddings, and projections where they were extracted.
+  """Measures embeddings, and the heads' outputs where they were extracted.
 
   Up to 10 000 rows are looked at, evenly spaced.
 
   Yields:
     `diagnostics/embedding_rank`, `diagnostics/embedding_std`, and the same
-    of `projection`. With running statistics, unlike `train/embedding_std`.
+    of `projection` and `prediction`. With running statistics, unlike
+    `train/embedding_std`.
   """
-  for name in ('embedding', 'projection'):
+  for name in ('embedding', 'projection', 'prediction'):
     rows = getattr(features, name)
     if rows is not None:
       rows = rows[::-(-len(rows) // _MAX_ROWS)]
@@ -91,61 +114,162 @@ def collapse_signs(metrics: Mapping[str, float]) -> list[str]:
   signs = []
   for name, threshold in THRESHOLDS.items():
     value = metrics.get(name)
-    if value is None or value >= threshold:
+    if value is None or not value < threshold:  # NaN is another trouble
       continue
     what = name.split('/')[1].split('_')[0]
     if name.endswith('std'):
       signs.append(
           f'{what}s are collapsing to a point: {name} is below {threshold:g} '
-          '(healthy: near 1). ' + _CAUSES)
+          f'({_HEALTHY_STD[what]} when healthy)')
     else:
       signs.append(
           f'{what}s use fewer than {threshold:g} directions: {name} is below '
-          f'{threshold:g} (healthy: tens). ' + _CAUSES)
+          f'{threshold:g} (tens when healthy)')
   return signs
 
 
-_CAUSES = (
-    'Likely causes: no predictor, a target that follows too fast '
-    '(config.base_tau), a learning rate too high, batch statistics over too '
-    'few images')
+_HEALTHY_STD = {'embedding': '0.3 to 1', 'projection': 'near 1'}
+
+
+def quiet_steps(warmup_steps: int, total_steps: int) -> int:
+  """How long a run is given before its figures count as signs.
+
+  At the start a network without normalisation sends all images nearly one
+  way, and running statistics are not those of any batch yet: nothing has
+  collapsed. The learning rate has to have been at work: the warm-up, and a
+  tenth of the run or 100 steps, whichever is less. The last step always
+  counts.
+  """
+  return min(max(warmup_steps, min(total_steps // 10, 100)), total_steps - 1)
+
+
+def verdict(
+    metrics: Mapping[str, float], config: ml_collections.ConfigDict
+) -> str:
+  """One line for the end of a run: whether it collapsed, and why."""
+  signs = collapse_signs(metrics)
+  if signs:
+    return (
+        f'collapsed: {"; ".join(signs)}. '
+        f'{" ".join(causes_or_where_to_look(config))}')
+  figures = [
+      f'{name} {metrics[name]:.3g}' for name in THRESHOLDS if name in metrics]
+  return f'no sign of collapse: {", ".join(figures) or "nothing measured"}'
+
+
+def causes_or_where_to_look(config: ml_collections.ConfigDict) -> list[str]:
+  """What to say of a run that collapsed: sentences, at least one."""
+  return likely_causes(config) or [
+      'None of the settings known to cause it is in this config: look at the '
+      'learning rate (train/update_norm against train/param_norm), at batch '
+      'statistics over few images on each device, and at augmentations that '
+      'leave two views nothing in common, or everything (views.png).']
 
 
 def likely_causes(config: ml_collections.ConfigDict) -> list[str]:
   """What in a configuration is known to collapse, with what is known of it.
 
-  Numbers are top-1 on ImageNet from the paper's ablations (tables 5 and 21;
-  appendix F), where the baseline has 72.5.
+  Numbers are top-1 on ImageNet from the paper's ablations (tables 5, 15 and
+  21; appendix F), where the baseline has 72.5. A target that never moves
+  (tau 1) cannot collapse and is no cause.
+
+  Returns:
+    One or two sentences for each; none for a sound configuration.
   """
-  causes = []
-  if not config.beta:
-    if not config.predictor.depth:
-      causes.append(
-          'config.predictor.depth=0: without a predictor and without '
-          'negatives the loss has a trivial minimum (0.2 % in the paper). Set '
-          'it to 2.')
-    if config.target == 'online':
-      causes.append(
-          'config.target=online: gradient flows into the target, so both '
-          'sides may shrink to a constant. Set it to ema.')
-    fast = config.target == 'ema' and config.base_tau < 0.9
-    if config.target == 'stop_gradient' or fast:
-      causes.append(
-          'The target follows the online network too fast (0.3 % in the paper '
-          'where it copies it). Set config.target=ema and config.base_tau '
-          'between 0.99 and 0.999, or raise '
-          'config.predictor_learning_rate_multiplier to 10.')
-  if config.optimizer != 'lars' and config.base_learning_rate > 0.1:
+  causes = [] if config.beta else _causes_without_negatives(config)
+  if not _has_normalization(config):
     causes.append(
-        f'config.base_learning_rate={config.base_learning_rate:g} is of '
-        f'LARS\'s scale, the optimizer is {config.optimizer}: try 0.03 (sgd) '
-        'or 0.0005 (adamw).')
+        'config.encoder_norm and config.projector_norm=none: the default '
+        'initialisation sends all images nearly one way, and nothing undoes '
+        'it (0.1 % in the second paper, as others report it). Set them to '
+        'affine_init, group_ws or batch.')
+  if config.optimizer == 'lars' and not config.exclude_bias_and_norm:
+    causes.append(
+        'config.exclude_bias_and_norm=False: LARS scales the steps of biases '
+        'and normalisation parameters by their norm, so those that start at '
+        'zero hardly move. Set it to True.')
+  causes += _rate_of_another_optimizer(config)
   if config.optimizer == 'lars' and not config.weight_decay:
     causes.append(
         'config.weight_decay=0 is unstable with LARS in the paper: try 1e-6.')
   per_statistic = config.batch_size // config.accumulation_steps
-  if per_statistic < 64:
+  norms = {config.encoder_norm, config.projector_norm, config.predictor_norm}
+  if per_statistic < 64 and norms & {'batch', 'batch_local'}:
     causes.append(
         f'Batch statistics come from {per_statistic} images: raise '
         'config.batch_size or lower config.accumulation_steps.')
   return causes
+
+
+def _causes_without_negatives(config: ml_collections.ConfigDict) -> list[str]:
+  """What nothing but the predictor and a slow target guards against."""
+  causes = []
+  is_ema = config.target == 'ema'
+  if not config.predictor.depth and not (is_ema and config.base_tau == 1):
+    causes.append(
+        'config.predictor.depth=0: without a predictor and without '
+        'negatives the loss has a trivial minimum (0.2 % in the paper). Set '
+        'it to 2.')
+  if config.target == 'online':
+    causes.append(
+        'config.target=online: gradient flows into the target, so both '
+        'sides may shrink to a constant (0.3 % in the paper). Set it to ema.')
+  # A fast predictor takes the slow target's place (table 21: 62.8 at x2).
+  is_fast = config.predictor_learning_rate_multiplier >= 2
+  if not is_fast and (
+      config.target == 'stop_gradient' or is_ema and config.base_tau < 0.9):
+    setting = (
+        f'config.base_tau={config.base_tau:g}' if is_ema
+        else 'config.target=stop_gradient')
+    causes.append(
+        f'{setting}: the target follows the online network too fast (0.3 % in '
+        'the paper where it copies it). Set config.target=ema and '
+        'config.base_tau between 0.99 and 0.999, or raise '
+        'config.predictor_learning_rate_multiplier to 10.')
+  return causes
+
+
+def _has_normalization(config: ml_collections.ConfigDict) -> bool:
+  """Whether encoder or projector has any; of a user's encoder, one hopes."""
+  return (
+      config.encoder not in config_lib.ENCODERS
+      or config.encoder_norm != 'none'
+      # A projector has one after each of its layers but the last.
+      or config.projector.depth > 1 and config.projector_norm != 'none')
+
+
+# Peak rates within which an optimizer is known to train, with room to spare.
+# AdamW moves every weight by about the rate in each step: at 0.01 a kernel
+# whose weights are of size 0.02 is another one after two. SGD with momentum
+# trains these networks between 0.03 and 0.5. LARS moves a kernel by the rate
+# times the trust coefficient of its own norm: in table 15 that is .5 % a step
+# at best, 69.4 at 1.6 %, and 34.8 at .016 %, where hardly anything is learned.
+_MAX_ADAMW_RATE = 0.01
+_MAX_SGD_RATE = 1.0
+_LARS_SHARES = 1e-4, 0.05
+
+
+def _rate_of_another_optimizer(
+    config: ml_collections.ConfigDict) -> list[str]:
+  """A peak rate, after scaling with the batch, of the wrong magnitude."""
+  peak = config.base_learning_rate * config.batch_size / 256
+  rate = (
+      f'config.base_learning_rate={config.base_learning_rate:g} makes a peak '
+      f'of {peak:.3g} at this batch')
+  if config.optimizer == 'lars':
+    low, high = _LARS_SHARES
+    share = peak * config.trust_coefficient
+    if share > high or share < low and not config.clip_trust_ratio:
+      return [
+          f'{rate}, with which LARS moves a kernel by {100 * share:.2g} % of '
+          'its norm in a step: another optimizer\'s rate? The paper has 0.2 '
+          'to 0.4, for 0.3 to 0.6 %.']
+    return []
+  highest = (
+      _MAX_ADAMW_RATE if config.optimizer == 'adamw' else _MAX_SGD_RATE)
+  if peak <= highest:
+    return []
+  tried = 0.0005 if config.optimizer == 'adamw' else 0.05
+  return [
+      f'{rate}, of LARS\'s scale, the optimizer is {config.optimizer}: try '
+      f'{tried:g}.']

@@ -21,11 +21,15 @@ Predict = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 class Features:
   """One row for each example, in the order of `index`.
 
+  Of pairs of views (see `pairs`), each output has an axis of 2 after N.
+
   Attributes:
     embedding: f32[N, D], of the online encoder.
     index: i32[N], the examples' ids in their source, rising.
     label: i32[N], or None where there are no labels.
     projection: f32[N, P], or None where it was not asked for.
+    prediction: f32[N, P], likewise.
+    target_projection: f32[N, P] of the target network, likewise.
     logits: f32[N, num_classes] of the online probe, or None.
   """
 
@@ -33,6 +37,8 @@ class Features:
   index: np.ndarray
   label: np.ndarray | None = None
   projection: np.ndarray | None = None
+  prediction: np.ndarray | None = None
+  target_projection: np.ndarray | None = None
   logits: np.ndarray | None = None
 
 
@@ -48,6 +54,14 @@ def online_variables(state: state_lib.TrainState) -> dict[str, Any]:
   """What is evaluated and exported: the online network, as it stands."""
   return {
       'params': state.online_params, 'batch_stats': state.online_batch_stats}
+
+
+def target_variables(state: state_lib.TrainState) -> dict[str, Any] | None:
+  """The target, with its own running statistics; None where there is none."""
+  if not state.target_params:
+    return None
+  return {
+      'params': state.target_params, 'batch_stats': state.target_batch_stats}
 
 
 def make_predict(

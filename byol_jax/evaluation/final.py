@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from byol_jax.data import examples
+from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
 from byol_jax.evaluation import neighbors
@@ -115,6 +116,8 @@ def evaluate_and_report(
   page = report.write_report(workdir)
   if made:
     print(records.table(made))
+  print(diagnostics.verdict(
+      history.last_values(history.read_curves(workdir)), config))
   print(f'report: {page}')
 
 
@@ -151,7 +154,7 @@ def _sample_splits(
 def create_result(
     made: Sequence[records.Record], workdir: str | pathlib.Path,
     seconds: float,
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """The figures that other programs read.
 
   Args:
@@ -161,8 +164,9 @@ def create_result(
 
   Returns:
     `linear_top1`, `knn_top1` and the same after `random_init_`, in percent,
-    where they were measured; `images_per_second`, the median over the run's
-    log rows; `seconds`.
+    where they were measured; `collapsed` and its `signs`, sentences; the last
+    `embedding_rank` and `projection_rank`; `images_per_second`, the median
+    over the run's log rows; `seconds`.
   """
   result = {}
   for record in made:
@@ -171,6 +175,13 @@ def create_result(
     result[f'{prefix}{name}_top1'] = round(
         100 * record['metrics'][f'{name}/test_top1'], 2)
   curves = history.read_curves(workdir)
+  last = history.last_values(curves)
+  if last.keys() & diagnostics.THRESHOLDS.keys():
+    signs = diagnostics.collapse_signs(last)
+    result |= {'collapsed': bool(signs), 'signs': signs}
+  for name in ('embedding_rank', 'projection_rank'):
+    if f'diagnostics/{name}' in last:
+      result[name] = round(last[f'diagnostics/{name}'], 2)
   if 'perf/images_per_second' in curves:
     result['images_per_second'] = round(statistics.median(
         curves['perf/images_per_second'][1]), 1)

@@ -1,10 +1,14 @@
-"""A run's metrics.jsonl, read back."""
+"""A run's metrics.jsonl and distributions.jsonl, read back."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import json
 import pathlib
+from typing import Any
 
-Curve = tuple[list[int], list[float]]
+Curve = tuple[list[float], list[float]]
+# Steps, and what stood there: the heights of a distribution's bars.
+Frames = tuple[list[int], list[list[float]]]
 
 
 def read_curves(workdir: str | pathlib.Path) -> dict[str, Curve]:
@@ -13,10 +17,31 @@ def read_curves(workdir: str | pathlib.Path) -> dict[str, Curve]:
   Values that were not finite come as NaN or infinity. A last line that was
   cut short is left out. No file gives no curves.
   """
-  path = pathlib.Path(workdir) / 'metrics.jsonl'
   curves = {}
+  for step, name, value in _read(pathlib.Path(workdir) / 'metrics.jsonl'):
+    _append(curves, name, step, float(value))
+  return curves
+
+
+def read_distributions(workdir: str | pathlib.Path) -> dict[str, Frames]:
+  """Steps and heights of each distribution; otherwise as `read_curves`."""
+  frames = {}
+  path = pathlib.Path(workdir) / 'distributions.jsonl'
+  for step, name, heights in _read(path):
+    _append(frames, name, step, [float(height) for height in heights])
+  return frames
+
+
+def _append(columns: dict[str, Any], name: str, step: int, value: Any) -> None:
+  steps, values = columns.setdefault(name, ([], []))
+  steps.append(step)
+  values.append(value)
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[int, str, Any]]:
+  """Yields (step, name, value) of every row."""
   if not path.exists():
-    return curves
+    return
   for line in path.read_text().splitlines():
     try:
       row = json.loads(line)
@@ -24,10 +49,7 @@ def read_curves(workdir: str | pathlib.Path) -> dict[str, Curve]:
       continue
     for name, value in row.items():
       if name != 'step':
-        steps, values = curves.setdefault(name, ([], []))
-        steps.append(row['step'])
-        values.append(float(value))
-  return curves
+        yield row['step'], name, value
 
 
 def last_values(curves: Mapping[str, Curve]) -> dict[str, float]:

@@ -10,13 +10,15 @@ from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import knn
+from byol_jax.evaluation import pairs
 from byol_jax.evaluation import protocols
 from byol_jax.networks import network as network_lib
+from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import state as state_lib
 
 
 class Evaluator:
-  """Evaluates the online network of a state; compiles once for all states."""
+  """Evaluates the networks of a state; compiles once for all states."""
 
   def __init__(
       self, config: ml_collections.ConfigDict, network: network_lib.Network,
@@ -27,7 +29,7 @@ class Evaluator:
       config: of the run.
       network: an unbound module.
       train_source: a sample of `config.knn.max_train_examples` of it is the
-        kNN's bank.
+        kNN's bank, and its first pairs of views are looked at.
       test_source: what every figure is measured on; None: the same sample of
         `train_source`, and no kNN.
     """
@@ -35,7 +37,8 @@ class Evaluator:
     self._sources = train_source, test_source
     self._encode = features_lib.make_predict(network)
     self._predict_all = features_lib.make_predict(
-        network, ('embedding', 'projection', 'logits'))
+        network, ('embedding', 'projection', 'prediction', 'logits'))
+    self._predict_pairs = pairs.make_predict(network)
     self._is_labelled = (
         test_source is not None and test_source.num_classes is not None
         and train_source.num_classes is not None)
@@ -51,6 +54,10 @@ class Evaluator:
     return train, protocols.make_batches(test_source, self._config)
 
   @functools.cached_property
+  def _pair_batches(self) -> protocols.Batches:
+    return pairs.make_batches(self._sources[0], self._config)
+
+  @functools.cached_property
   def _probe_batches(self) -> protocols.Batches | None:
     """Test at the size of views, all that the probe knows, if another."""
     config = self._config
@@ -59,7 +66,9 @@ class Evaluator:
     return protocols.make_batches(
         self._sources[1], config, image_size=config.image_size)
 
-  def run(self, state: state_lib.TrainState) -> Iterator[tuple[str, float]]:
+  def run(
+      self, state: state_lib.TrainState
+  ) -> Iterator[tuple[str, float | metrics_lib.Distribution]]:
     """Evaluates one state.
 
     Args:
@@ -67,13 +76,18 @@ class Evaluator:
 
     Yields:
       `knn/test_top1`, `online_probe/test_top1`,
-      `diagnostics/embedding_rank` and so on.
+      `diagnostics/embedding_rank`, `pairs/projection_alignment` and so on;
+      among them are distributions.
     """
     variables = features_lib.online_variables(state)
     train_batches, test_batches = self._batches
     test = features_lib.extract_features(
         self._predict_all, variables, test_batches())
     yield from diagnostics.run(test)
+    yield from pairs.run(features_lib.extract_features(
+        self._predict_pairs,
+        {'online': variables, 'target': features_lib.target_variables(state)},
+        self._pair_batches()))
     if self._is_labelled:
       train = features_lib.extract_features(
           self._encode, variables, train_batches())

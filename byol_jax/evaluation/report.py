@@ -1,13 +1,15 @@
 """WORKDIR/report.html: how a run went, in one file that stands alone.
 
 It is made from what is in the workdir (config.json, metrics.jsonl,
-evaluations/*.json, neighbors.npz, views.png), so it can be made again, or of a
-run that is not finished. What is not there is left out.
+distributions.jsonl, evaluations/*.json, neighbors.npz, views.png), so it can
+be made again, or of a run that is not finished. What is not there is left out.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import html
+import itertools
 import json
 import pathlib
 import statistics
@@ -18,6 +20,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.evaluation import advice
 from byol_jax.evaluation import charts
+from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import gallery as gallery_lib
 from byol_jax.evaluation import history
 from byol_jax.evaluation import page
@@ -54,6 +57,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
           _signs(config, curves, records),
           _probes(records),
           _curves(curves),
+          _directions(curves, history.read_distributions(workdir)),
           _views(workdir / 'views.png'),
           _neighbors(gallery_lib.read(workdir)),
           _throughput(config, curves),
@@ -116,8 +120,7 @@ def _signs(
     last = history.last_values(curves)
     looked_at = [
         f'{name} {charts.format_number(last[name])}' for name in (
-            'train/embedding_std', 'train/projection_std',
-            'diagnostics/embedding_rank', 'diagnostics/projection_rank')
+            *diagnostics.THRESHOLDS, 'pairs/projection_uniformity')
         if name in last]
     body = page.box(
         'No sign of collapse', [', '.join(looked_at)] if looked_at else [],
@@ -173,13 +176,16 @@ def _against(
   return [*cells, (f'{gain:+.2f}', 'num good' if gain > 0 else 'num bad')]
 
 
+def _pick(curves: Curves, **names: str) -> dict[str, history.Curve]:
+  """Those of the metrics that there are, under their labels."""
+  return {
+      label.replace('_', ' '): curves[name]
+      for label, name in names.items() if name in curves}
+
+
 def _curves(curves: Curves) -> str:
   """Every curve that says how training went."""
-  def pick(**names: str) -> dict[str, history.Curve]:
-    return {
-        label.replace('_', ' '): curves[name]
-        for label, name in names.items() if name in curves}
-
+  pick = functools.partial(_pick, curves)
   drawn = [
       charts.line_chart(
           'Loss', pick(loss='train/loss'), low=0.0,
@@ -191,16 +197,6 @@ def _curves(curves: Curves) -> str:
               probe_train='online_probe/train_top1'),
           scale=100, unit=' %', low=0.0,
           note='Of the online probe; its train figure is of views.'),
-      charts.line_chart(
-          'Spread of directions', pick(
-              embedding='train/embedding_std',
-              projection='train/projection_std'), low=0.0, high=1.0,
-          note='Standard deviation times sqrt(D): 1 healthy, 0 collapsed.'),
-      charts.line_chart(
-          'Effective rank', pick(
-              embedding='diagnostics/embedding_rank',
-              projection='diagnostics/projection_rank'), low=0.0,
-          note='How many directions the test images use.'),
       charts.line_chart(
           'Cosine of prediction and target', pick(cosine='train/cosine'),
           high=1.0, note='Positive pairs.'),
@@ -223,6 +219,90 @@ def _curves(curves: Curves) -> str:
   return page.section(
       'Curves', f'<div class="charts">{body}</div>' if body else '',
       page.paragraph('Over optimizer steps.', 'note') if body else '')
+
+
+def _directions(
+    curves: Curves, distributions: Mapping[str, history.Frames]) -> str:
+  """How many directions are used, and how evenly: what collapse takes."""
+  pick = functools.partial(_pick, curves)
+  drawn = [
+      charts.line_chart(
+          'Spread of directions', pick(
+              embedding='train/embedding_std',
+              projection='train/projection_std',
+              prediction='train/prediction_std'), low=0.0, high=1.0,
+          note='Standard deviation times sqrt(D): 1 healthy, 0 collapsed.'),
+      charts.line_chart(
+          'Effective rank', pick(
+              embedding='diagnostics/embedding_rank',
+              projection='diagnostics/projection_rank',
+              prediction='diagnostics/prediction_rank'), low=0.0,
+          note='How many directions the test images use.'),
+      charts.line_chart(
+          'Alignment', pick(
+              embedding='pairs/embedding_alignment',
+              projection='pairs/projection_alignment'), low=0.0,
+          note='Mean square distance of two views of an image: low is good, '
+          'if uniformity is low too.'),
+      charts.line_chart(
+          'Uniformity', pick(
+              embedding='pairs/embedding_uniformity',
+              projection='pairs/projection_uniformity'), high=0.0,
+          note='Of different images: 0 collapsed, -4 all orthogonal.'),
+      charts.line_chart(
+          'Mean cosines', pick(
+              two_views_of_an_image='pairs/positive_cosine',
+              different_images='pairs/different_cosine',
+              prediction_and_target='pairs/target_cosine'), high=1.0,
+          note='Of projections, and of predictions with the target\'s '
+          'projections of the other view.'),
+      charts.line_chart(
+          'Distance of the target from the online network', pick(
+              distance='train/target_distance'), low=0.0,
+          note='Of their parameters, relative to the online ones\'.'),
+      *(_cosines(distributions, name) for name in (
+          'projection', 'embedding')),
+      *(_spectrum(distributions, name) for name in (
+          'projection', 'embedding'))]
+  body = ''.join(drawn)
+  return page.section(
+      'Directions', f'<div class="charts">{body}</div>' if body else '',
+      page.paragraph(
+          'Spread is of training batches, rank of test images; all else is of '
+          'the views that training sees first, with running statistics.',
+          'note') if body else '')
+
+
+def _cosines(
+    distributions: Mapping[str, history.Frames], output: str) -> str:
+  """Both histograms of the last evaluation."""
+  shown = {}
+  for label, kind in (('two views of an image', 'positive'),
+                      ('different images', 'different')):
+    name = f'pairs/{output}_{kind}_cosines'
+    if name in distributions:
+      steps, frames = distributions[name]
+      shown[f'{label}, step {steps[-1]}'] = charts.outline(frames[-1], -1, 1)
+  return charts.line_chart(
+      f'Cosines of the {output}', shown, low=0.0, scale=100, unit=' %',
+      over_steps=False, note='Percent of the pairs, by their cosine.')
+
+
+def _spectrum(
+    distributions: Mapping[str, history.Frames], output: str) -> str:
+  """Of the first evaluation and of the last, summed up."""
+  steps, frames = distributions.get(f'pairs/{output}_spectrum', ((), ()))
+  # A single evaluation is first and last.
+  shown = {
+      f'step {steps[n]}': _sum_up(frames[n]) for n in (0, -1) if steps}
+  return charts.line_chart(
+      f'Spectrum of the {output}', shown, low=0.0, high=100.0, scale=100,
+      over_steps=False, note='Percent of the variance in the first '
+      'directions, by how many: where it rises at once, few are used.')
+
+
+def _sum_up(spectrum: Sequence[float]) -> history.Curve:
+  return list(range(1, len(spectrum) + 1)), list(itertools.accumulate(spectrum))
 
 
 def _views(path: pathlib.Path) -> str:

@@ -42,7 +42,8 @@ class Setup:
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
   create_batches: Callable[[int], Iterator[Any]]  # from a step on
-  evaluate: Callable[[state_lib.TrainState], Iterable[tuple[str, float]]]
+  # Names with scalars or distributions.
+  evaluate: Callable[[state_lib.TrainState], Iterable[tuple[str, Any]]]
   total_steps: int
 
 
@@ -100,8 +101,8 @@ def pretrain(
 
   Args:
     config: see `byol_jax.config`.
-    workdir: for checkpoints, metrics.jsonl, config.json, result.json,
-      report.html and TensorBoard's event files.
+    workdir: for checkpoints, metrics.jsonl, distributions.jsonl, config.json,
+      result.json, report.html and TensorBoard's event files.
     encoder: a Flax module from images f32[B, H, W, C], normalised with
       `config.augment.mean` and `std`, to embeddings [B, D]. It takes the place
       of `config.encoder`. If its call takes `train`, it is told; its
@@ -224,6 +225,10 @@ class Loop:
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
     self._writer = metrics_lib.MetricWriter(self._workdir, first_step)
     self._batches = setup.create_batches(first_step)
+    _, warmup_steps = config_lib.run_length(
+        self._config, setup.train_source.num_examples)
+    self._quiet_steps = diagnostics.quiet_steps(
+        warmup_steps, setup.total_steps)
     self._window = None  # opens when the first step, and its compile, is done
     for line in self._describe():
       self._progress.say(line)
@@ -288,14 +293,21 @@ class Loop:
         loss=metrics['train/loss'], images_per_second=rate,
         seconds_left=(self._setup.total_steps - step) * batch_size
         / max(rate, 1e-9))
-    self._warn_of_collapse(metrics)
+    self._warn_of_collapse(step, metrics)
 
-  def _warn_of_collapse(self, metrics: dict[str, float]) -> None:
-    """Says each sign once, loudly."""
-    for sign in diagnostics.collapse_signs(metrics):
-      if sign not in self._warned:
-        self._warned.add(sign)
-        self._progress.say(f'WARNING: {sign}')
+  def _warn_of_collapse(self, step: int, metrics: dict[str, float]) -> None:
+    """Says each sign once, loudly; with the first, what is known to cause it.
+    """
+    if step <= self._quiet_steps:
+      return
+    new = [sign for sign in diagnostics.collapse_signs(metrics)
+           if sign not in self._warned]
+    for sign in new:
+      self._progress.say(f'WARNING: step {step}: {sign}')
+    if new and not self._warned:
+      for cause in diagnostics.causes_or_where_to_look(self._config):
+        self._progress.say(f'WARNING: {cause}')
+    self._warned.update(new)
 
   def _stop_on_nonfinite(
       self, step: int, names: list[str], metrics: dict[str, float]) -> None:
@@ -314,16 +326,22 @@ class Loop:
   def _evaluate(self, step: int, state: state_lib.TrainState) -> None:
     """Periodic figures; the time they take is not the training's."""
     begin = time.monotonic()
-    figures = dict(self._setup.evaluate(state))
+    found = dict(self._setup.evaluate(state))
+    distributions = {
+        name: value for name, value in found.items()
+        if isinstance(value, metrics_lib.Distribution)}
+    figures = {k: v for k, v in found.items() if k not in distributions}
     self._writer.write(step, figures)
+    self._writer.write_distributions(step, distributions)
     knn = self._config.knn
     settings = (
         f'  (k={knn.k}, temperature={knn.temperature:g}, of at most '
         f'{knn.max_train_examples} images)')
     self._progress.say(f'step {step}  ' + '  '.join(
-        f'{name} {value:.2f}' for name, value in figures.items()) + (
+        f'{name} {value:.2f}' for name, value in figures.items()
+        if not name.startswith('pairs/')) + (
             settings if 'knn/test_top1' in figures else ''))
-    self._warn_of_collapse(figures)
+    self._warn_of_collapse(step, figures)
     self._pause(begin)
 
   def _save(self, step: int, state: state_lib.TrainState) -> None:

@@ -1,38 +1,74 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, the terminal."""
+"""Where a run's numbers go: two .jsonl files, TensorBoard, the terminal."""
 
 from collections.abc import Mapping
+import dataclasses
 import json
 import math
 import os
 import pathlib
 import sys
 from typing import Any
+from typing import TextIO
 
 import numpy as np
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 import tqdm
 
 from byol_jax.quiet_tensorflow import tf
 
 
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+  """Bars of equal width.
+
+  Attributes:
+    heights: f64[K].
+    low: where the first bar begins.
+    high: where the last one ends.
+  """
+
+  heights: np.ndarray
+  low: float
+  high: float
+
+
 class MetricWriter:
-  """Appends rows to metrics.jsonl and scalars to TensorBoard event files."""
+  """Writes scalars to metrics.jsonl, distributions to distributions.jsonl.
+
+  Both to TensorBoard's event files too.
+  """
 
   def __init__(self, workdir: str, first_step: int):
     """Continues at `first_step`; later rows, of a lost run, are dropped."""
-    self._path = pathlib.Path(workdir) / 'metrics.jsonl'
-    _drop_rows_after(self._path, first_step)
-    self._file = self._path.open('a')
+    self._scalars, self._distributions = (
+        _continue(pathlib.Path(workdir) / f'{name}.jsonl', first_step)
+        for name in ('metrics', 'distributions'))
     self._writer = tf.summary.create_file_writer(str(workdir))
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes one row; what is not finite is written as a string."""
-    row = {'step': step} | {
-        k: v if math.isfinite(v) else str(v) for k, v in scalars.items()}
-    self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    _write_row(self._scalars, step, {
+        name: _to_json(value) for name, value in scalars.items()})
     with self._writer.as_default(step):
       for name, value in scalars.items():
         tf.summary.scalar(name, value)
+
+  def write_distributions(
+      self, step: int, distributions: Mapping[str, Distribution]) -> None:
+    """Writes one row of lists, the bars' heights to four digits."""
+    if not distributions:
+      return
+    _write_row(self._distributions, step, {
+        name: [_to_json(float(f'{height:.4g}')) for height in bars.heights]
+        for name, bars in distributions.items()})
+    metadata = histogram_metadata.create_summary_metadata(
+        display_name=None, description=None)
+    with self._writer.as_default(step):
+      for name, bars in distributions.items():
+        # TensorBoard would count samples itself; here the bars are known.
+        edges = np.linspace(bars.low, bars.high, len(bars.heights) + 1)
+        buckets = np.stack([edges[:-1], edges[1:], bars.heights], axis=1)
+        tf.summary.write(name, buckets, metadata=metadata)
 
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes uint8[H, W, 3] to TensorBoard."""
@@ -40,8 +76,23 @@ class MetricWriter:
       tf.summary.image(name, image[None])
 
   def close(self) -> None:
-    self._file.close()
+    self._scalars.close()
+    self._distributions.close()
     self._writer.close()
+
+
+def _continue(path: pathlib.Path, step: int) -> TextIO:
+  _drop_rows_after(path, step)
+  return path.open('a')
+
+
+def _write_row(file: TextIO, step: int, values: Mapping[str, Any]) -> None:
+  file.write(json.dumps({'step': step} | values) + '\n')
+  file.flush()
+
+
+def _to_json(value: float) -> float | str:
+  return value if math.isfinite(value) else str(value)
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:

@@ -37,11 +37,9 @@ def _probe_loss(logits: jax.Array, label: jax.Array) -> tuple[
 
 def _moments(outputs: network_lib.Outputs) -> dict[str, jax.Array]:
   """First and second moments of unit rows, to be averaged over devices."""
-  rows = {
-      'embedding': outputs.embedding, 'projection': outputs.projection}
   moments = {}
-  for name, x in rows.items():
-    unit = lax.stop_gradient(regression.l2_normalize(x))
+  for name in ('embedding', 'projection', 'prediction'):
+    unit = lax.stop_gradient(regression.l2_normalize(getattr(outputs, name)))
     moments[name] = jnp.stack([unit, jnp.square(unit)]).mean(axis=1)
   return moments
 
@@ -54,6 +52,12 @@ def _spread(moments: jax.Array) -> jax.Array:
   variance = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
   return jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(
       jnp.asarray(moments.shape[-1], moments.dtype))
+
+
+def _distance(target: Any, online: Any) -> jax.Array:
+  """How far parameters are from others, as a share of the others' norm."""
+  return optax.tree.norm(optax.tree.sub(target, online)) / optax.tree.norm(
+      online)
 
 
 def _cosine(online: tuple, target: tuple) -> jax.Array:
@@ -168,9 +172,12 @@ def train_step(
   updates, opt_state = tx.update(grads, state.opt_state, state.online_params)
   params = optax.apply_updates(state.online_params, updates)
   tau = tau_fn(state.step)
-  target_params = optax.incremental_update(
-      state_lib.target_parts(params), state.target_params, 1 - tau,
-  ) if target == 'ema' else state.target_params
+  target_params = state.target_params
+  if target == 'ema':
+    followed = state_lib.target_parts(params)
+    target_params = optax.incremental_update(
+        followed, target_params, 1 - tau)
+    metrics |= {'train/target_distance': _distance(target_params, followed)}
   metrics |= {
       'train/tau': tau,
       'train/learning_rate': learning_rate_fn(state.step),

@@ -49,6 +49,14 @@ def _check_config_file(argv: Sequence[str]) -> None:
           'configs/quickstart.py')
 
 
+def _without_traceback(message: str) -> str:
+  """A config file's ValueError reaches absl with its traceback as text."""
+  if 'Traceback' not in message:
+    return message
+  last = message.strip().splitlines()[-1]
+  return f'--config: {last.partition("Error: ")[2] or last}'
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; any slip in it ends in one line."""
   app.define_help_flags()
@@ -56,7 +64,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     _check_config_file(argv)
     return flags.FLAGS(argv)
   except flags.Error as error:
-    _fail(f'{error} (--help lists the flags)')
+    _fail(f'{_without_traceback(str(error))} (--help lists the flags)')
   except CONFIG_ERRORS as error:
     # The text of a KeyError would be quoted; that of a SyntaxError is more
     # than its first argument.

@@ -8,8 +8,10 @@ import pytest
 from byol_jax import config as config_lib
 
 CONFIGS = {
+    'ablations': (None, 'tau_0,cifar10'),
     'imagenet_resnet50': ('40', '100', '300', '1000'),
-    'imagenet_resnet200x2': (None,), 'imagenette_resnet18': (None,),
+    'imagenet_resnet50_gn_ws': (None,), 'imagenet_resnet200x2': (None,),
+    'imagenette_resnet18': (None,),
     'cifar10_resnet18': ('solo', 'lightly'), 'folder': ('/images',),
     'quickstart': (None,)}
 

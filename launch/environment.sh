@@ -1,6 +1,7 @@
 # Makes and enters the environment; sourced by the other scripts.
 #
 #   source launch/environment.sh EXTRAS     # such as dev, or dev,cuda
+#   source launch/environment.sh auto       # dev, and what the devices need
 #
 # Uses Python 3.11 or 3.12 ($PYTHON, if that is set), in .venv of the project
 # (or $BYOL_JAX_VENV). What is installed already is left alone until
@@ -22,8 +23,23 @@ sys.exit(not (3, 11) <= v <= (3, 12))' \
   return 1
 }
 
+_find_extras() {
+  if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+    echo 'found an NVIDIA GPU' >&2
+    echo dev,cuda
+  elif compgen -G '/dev/accel*' >/dev/null; then
+    echo 'found a TPU' >&2
+    echo dev,tpu
+  else
+    echo dev
+  fi
+}
+
 _enter_environment() {
   local extras=$1 project venv stamp python
+  if [[ $extras == auto ]]; then
+    extras=$(_find_extras)
+  fi
   project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv=${BYOL_JAX_VENV:-$project/.venv}
   stamp="$extras $(cat "$project/requirements.txt" "$project/setup.py" \

@@ -20,16 +20,8 @@ while (($#)); do
   shift
 done
 
-extras=dev
-if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
-  echo 'found an NVIDIA GPU'
-  extras=dev,cuda
-elif compgen -G '/dev/accel*' >/dev/null; then
-  echo 'found a TPU'
-  extras=dev,tpu
-fi
 # shellcheck source=launch/environment.sh
-source "$(dirname "$0")/environment.sh" "$extras"
+source "$(dirname "$0")/environment.sh" auto
 
 exec python -m byol_jax.pretrain --config=configs/quickstart.py \
   --workdir="$workdir" ${arguments[@]+"${arguments[@]}"}

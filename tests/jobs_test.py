@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JOBS = ('pretrain', 'evaluate', 'preview', 'benchmark', 'report')
+JOBS = ('pretrain', 'evaluate', 'preview', 'benchmark', 'report', 'compare')
 
 
 def _run(*args):
@@ -94,3 +94,10 @@ def test_a_file_in_the_place_of_the_workdir(tmp_path):
 ])
 def test_slips_of_a_benchmark(argument, message):
   _assert_one_line(_run('byol_jax.benchmark', argument), message)
+
+
+def test_slips_of_a_comparison(tmp_path):
+  _assert_one_line(_run(
+      'byol_jax.compare', f'--runs={tmp_path}', f'--output={tmp_path}/a'),
+                   f'no runs in {tmp_path}')
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Runs a grid of BYOL's ablations on CIFAR-10 and puts them side by side.
+#
+#   ./launch/ablations.sh [--workdir=DIR] [--output=PATH] [--seeds="0 1"]
+#       [--names="byol tau_0 ..."] [--dry_run] [--config.FIELD=VALUE ...]
+#
+# Each run is configs/ablations.py:NAME,cifar10 in DIR/NAME-SEED, and its words
+# go to log.txt there. What has a result is skipped and what was cut short
+# continues, so running it again goes on where it stopped. A run that fails,
+# such as one that diverges, leaves its reason in failed.txt and does not stop
+# the others; the next time it is tried again. All names come with one seed
+# before the first comes with the next. Then byol_jax.compare writes PATH.md,
+# PATH.png and PATH.json. --dry_run prints the commands and starts none.
+set -euo pipefail
+
+# In the order of the table; the first is what the others are compared with.
+# `python -m configs.ablations` explains these names, and lists many more.
+grid=(
+  byol tau_0 tau_1 no_predictor no_predictor_no_target simclr beta_1
+  crops_only no_color norms_none norms_affine_init norms_group_ws norms_layer)
+
+workdir=runs/ablations
+output=docs/ablations
+names=("${grid[@]}")
+seeds=(0 1)
+dry_run=
+told=''  # what was asked for, for the page; where the files are is not told
+overrides=()
+for argument; do
+  case $argument in
+    --workdir=*) workdir=$(realpath -m "${argument#*=}"); continue ;;
+    --output=*) output=$(realpath -m "${argument#*=}"); continue ;;
+    --dry_run) dry_run=yes; continue ;;
+    --names=*) read -r -a names <<< "${argument#*=}" ;;
+    --seeds=*) read -r -a seeds <<< "${argument#*=}" ;;
+    --config.*=*) overrides+=("$argument") ;;
+    *)
+      echo "error: unexpected argument '$argument': expected --workdir=DIR," \
+        '--output=PATH, --names="...", --seeds="...", --dry_run or' \
+        '--config.FIELD=VALUE' >&2
+      exit 1 ;;
+  esac
+  if [[ $argument == *[[:space:]]* ]]; then
+    argument="${argument%%=*}=\"${argument#*=}\""
+  fi
+  told+=" $argument"
+done
+cd "$(dirname "$0")/.."
+total=$((${#names[@]} * ${#seeds[@]}))
+
+child=
+stop() {
+  trap - INT TERM
+  if [[ -n $child ]]; then
+    kill "$child" 2>/dev/null || true
+    wait "$child" || true
+  fi
+  echo 'stopped; run it again to go on'
+  exit 130
+}
+
+# Runs NAME with SEED, unless it has a result, and says what became of it.
+run() {
+  local name=$1 seed=$2 directory="$workdir/$1-$2" code=0 reason
+  local command=(
+    python -m byol_jax.pretrain "--config=configs/ablations.py:$name,cifar10"
+    "--workdir=$directory" "--config.seed=$seed"
+    ${overrides[@]+"${overrides[@]}"})
+  local where="[$count/$total, $((SECONDS / 60)) min] $name, seed $seed:"
+  if [[ -e $directory/result.json ]]; then
+    echo "$where has a result"
+    return
+  fi
+  if [[ -n $dry_run ]]; then
+    printf '%q ' "${command[@]}"
+    echo
+    return
+  fi
+  mkdir -p "$directory"
+  rm -f "$directory/failed.txt"
+  echo "$where runs, see $directory/log.txt"
+  # In the background, so that a signal ends the wait at once.
+  "${command[@]}" > "$directory/log.txt" 2>&1 &
+  child=$!
+  wait "$child" || code=$?
+  child=
+  if ((code)); then
+    reason=$(grep '^error: ' "$directory/log.txt" | tail -n 1) \
+      || reason="error: code $code: $(tail -n 1 "$directory/log.txt")"
+    echo "$reason" > "$directory/failed.txt"
+    echo "  $reason"
+  fi
+}
+
+if [[ -z $dry_run ]]; then
+  # shellcheck source=launch/environment.sh
+  source launch/environment.sh auto
+fi
+trap stop INT TERM
+count=0
+for seed in ${seeds[@]+"${seeds[@]}"}; do
+  for name in ${names[@]+"${names[@]}"}; do
+    count=$((count + 1))
+    run "$name" "$seed"
+  done
+done
+
+first=$(IFS=,; echo "${grid[*]}")
+compare=(
+  python -m byol_jax.compare "--runs=$workdir" "--output=$output"
+  "--first=$first" "--command=./launch/ablations.sh$told")
+if [[ -n $dry_run ]]; then
+  printf '%q ' "${compare[@]}"
+  echo
+else
+  "${compare[@]}"
+fi

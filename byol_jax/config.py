@@ -337,6 +337,62 @@ def validate(
     raise ConfigError(
         f'config.beta is {config.beta} with config.loss_normalization='
         f'{config.loss_normalization}; negatives need l2')
+  _validate_encoder_norm(config, custom_encoder)
+  for part in ('projector', 'predictor'):
+    if config[f'{part}_norm'] == 'group_ws' and config[part].depth > 1:
+      # A group of one number, with no positions, is its own mean.
+      _check_groups(
+          config, f'{part}.hidden_size', config[part].hidden_size, smallest=2)
+  if starts_from_data(config) and (
+      config.batch_size // config.accumulation_steps < 2):
+    raise ConfigError(
+        f'config.batch_size is {config.batch_size} in '
+        f'{config.accumulation_steps} micro-batches, expected at least 2 '
+        'images in each: affine_init takes its first values from their '
+        'variance')
+
+
+def starts_from_data(config: ml_collections.ConfigDict) -> bool:
+  """Whether initial parameters depend on a first batch of images."""
+  return 'affine_init' in (
+      config.encoder_norm, config.projector_norm, config.predictor_norm)
+
+
+def _validate_encoder_norm(
+    config: ml_collections.ConfigDict, custom_encoder: bool) -> None:
+  norm = config.encoder_norm
+  if custom_encoder:
+    if norm != 'batch':
+      raise ConfigError(
+          f'config.encoder_norm is {norm}, which a custom encoder does not '
+          'see: build the layers into it and leave the field at batch')
+    return
+  if norm == 'group_ws':
+    _check_groups(
+        config, 'resnet.width', round(64 * config.resnet.width), smallest=1)
+  stride = _TOTAL_STRIDE[config.resnet.stem]
+  if norm == 'instance' and config.image_size <= stride:
+    raise ConfigError(
+        f'config.image_size is {config.image_size} with config.encoder_norm='
+        f'instance, expected more than {stride}: the last feature map would '
+        'have one position, whose variance is 0')
+  if norm == 'none' and config.resnet.zero_gamma:
+    raise ConfigError(
+        'config.resnet.zero_gamma needs scales, which '
+        'config.encoder_norm=none has not: set it to False')
+
+
+def _check_groups(
+    config: ml_collections.ConfigDict, field: str, channels: int, *,
+    smallest: int) -> None:
+  """Raises unless `channels` are groups of at least `smallest`."""
+  groups = config.norm_groups
+  if channels % groups or channels // groups < smallest:
+    valid = [str(n) for n in range(1, channels // smallest + 1)
+             if channels % n == 0]
+    raise ConfigError(
+        f'config.norm_groups is {groups} and config.{field} gives {channels} '
+        f'channels, expected a divisor: {", ".join(valid)}')
 
 
 def _each(value: Any) -> tuple[Any, ...]:

@@ -127,9 +127,10 @@ def _restore(overrides: Sequence[str]) -> tuple[
 def _initialise(overrides: Sequence[str]) -> tuple[
     ml_collections.ConfigDict, Any, Any]:
   """The same of a config that no run has trained."""
+  from byol_jax.data import sources
   from byol_jax.networks import network as network_lib
   from byol_jax.training import optimizers
-  from byol_jax.training import state as state_lib
+  from byol_jax.training import start
   if not _CONFIG.value:
     raise config_lib.ConfigError(
         '--checkpoint=random needs --config=configs/NAME.py')
@@ -137,7 +138,11 @@ def _initialise(overrides: Sequence[str]) -> tuple[
   config_lib.validate(config)
   network = network_lib.create_network(config, None)
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
-  return config, network, state_lib.create_train_state(network, tx, config)
+  source = None
+  if config_lib.starts_from_data(config):
+    source = sources.create_source(config, config.train_split)
+  return config, network, start.make_create_first_state(
+      network, tx, config, source)()
 
 
 def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:

@@ -17,6 +17,7 @@ import dataclasses
 from typing import Any
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from byol_jax.config import ConfigError
@@ -114,6 +115,31 @@ def create_train_dataset(
       size=config.image_size)
   chunks = _map(chunks, augment)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
+
+
+def read_first_views(
+    source: Source, config: ml_collections.ConfigDict, *,
+    process_index: int = 0, process_count: int = 1) -> np.ndarray:
+  """All views of a run's first micro-batch, as `affine_init` starts from.
+
+  Args:
+    source: examples.
+    config: as `create_train_dataset`, and `accumulation_steps`.
+    process_index: of this process.
+    process_count: divides the batch size.
+
+  Returns:
+    float32 [2 b, S, S, 3] in [0, 1]; b images of this process, in turn with
+    their second views.
+  """
+  dataset = create_train_dataset(
+      source, config, total_steps=1, process_index=process_index,
+      process_count=process_count)
+  batch = next(dataset.as_numpy_iterator())
+  # As the step splits a batch: every n-th example is the first one's.
+  pairs = np.stack(
+      [view[::config.accumulation_steps] for view in batch['views']], axis=1)
+  return pairs.reshape(-1, *pairs.shape[2:])
 
 
 def create_linear_train_dataset(

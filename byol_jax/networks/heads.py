@@ -1,12 +1,11 @@
 """The MLP heads: projector, predictor, and the linear online probe."""
 
-from collections.abc import Callable
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from byol_jax.networks import initializers
+from byol_jax.networks import normalization as normalization_lib
 
 
 def probe(num_classes: int) -> nn.Dense:
@@ -24,13 +23,13 @@ class MLP(nn.Module):
     depth: number of dense layers.
     hidden_size: width of every layer but the last.
     output_size: width of the last; None is that of the input.
-    norm: makes a normalisation layer, called as `norm(name=...)`.
+    normalization: of every layer but the last.
   """
 
   depth: int
   hidden_size: int
   output_size: int | None
-  norm: Callable[..., nn.Module]
+  normalization: normalization_lib.Normalization
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -38,9 +37,9 @@ class MLP(nn.Module):
     kernel_init = initializers.truncated_fan_in
     output_size = self.output_size or x.shape[-1]
     for layer in range(1, self.depth):
-      x = nn.Dense(
+      x = self.normalization.dense(
           self.hidden_size, kernel_init=kernel_init, name=f'dense{layer}')(x)
-      x = self.norm(name=f'norm{layer}')(x, use_running_average=not train)
+      x = self.normalization.norm(name=f'norm{layer}')(x, train=train)
       x = nn.relu(x)
     if self.depth:
       x = nn.Dense(

@@ -1,5 +1,6 @@
 """One network for both sides: encoder, projector, predictor, online probe."""
 
+from collections.abc import Callable
 import functools
 import inspect
 from typing import Any
@@ -102,24 +103,35 @@ def create_network(
   Returns:
     An unbound module.
   """
-  batch_norm = functools.partial(
-      normalization.make_batch_norm, momentum=config.batch_norm_momentum,
-      epsilon=config.norm_epsilon, axis_name=axis_name)
+  of_part = functools.partial(
+      normalization.create_normalization, config, axis_name=axis_name)
   if encoder is None:
-    dtype = jnp.dtype(config.compute_dtype)
-    encoder = resnet.ResNet(
-        depth=int(config.encoder.removeprefix('resnet')),
-        norm=batch_norm(dtype=dtype), dtype=dtype, **config.resnet)
-  head = functools.partial(heads.MLP, norm=batch_norm())
+    encoder = _create_resnet(config, of_part)
   has_probe = config.online_probe and num_classes is not None
   return Network(
       encoder=encoder,
-      projector=head(**config.projector),
+      projector=heads.MLP(
+          normalization=of_part('projector'), **config.projector),
       # As wide as what it predicts, the projection.
-      predictor=head(**config.predictor, output_size=None),
+      predictor=heads.MLP(
+          normalization=of_part('predictor'), output_size=None,
+          **config.predictor),
       probe=heads.probe(num_classes) if has_probe else None,
       mean=tuple(config.augment.mean), std=tuple(config.augment.std),
       axis_name=axis_name)
+
+
+def _create_resnet(
+    config: ml_collections.ConfigDict,
+    of_part: Callable[..., normalization.Normalization],
+) -> resnet.ResNet:
+  dtype = jnp.dtype(config.compute_dtype)
+  settings = config.resnet.to_dict()
+  # `affine_init` starts every residual branch at zero (2010.10241).
+  settings['zero_gamma'] |= config.encoder_norm == 'affine_init'
+  return resnet.ResNet(
+      depth=int(config.encoder.removeprefix('resnet')),
+      normalization=of_part('encoder', dtype=dtype), dtype=dtype, **settings)
 
 
 def apply_views(

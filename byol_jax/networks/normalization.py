@@ -1,33 +1,157 @@
-"""Batch normalisation over every device's share of the batch."""
+"""Normalisation as a choice: what `config.encoder_norm` and its like name.
+
+| name | statistics of | weights before it |
+|---|---|---|
+| `batch` | the batch, over all devices | as they are |
+| `batch_local` | each device's share of the batch | as they are |
+| `group_ws` | an example's positions and a group of channels | standardised |
+| `layer` | an example's positions and channels | as they are |
+| `instance` | an example's positions, channel by channel | as they are |
+| `none` | nothing: the layer is left out | as they are |
+| `affine_init` | nothing, but see `affine_init.py` | as they are |
+
+A layer is called as `norm(x, train=...)` on f[B, ..., C] and gives the same
+shape. All but `none` learn a scale, from 1, and an offset, from 0, per channel.
+Only `batch` and `batch_local` keep running statistics and treat `train` apart.
+"""
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
 from flax import linen as nn
+import jax
+from jax import lax
 import jax.numpy as jnp
+import ml_collections
+
+from byol_jax.networks import affine_init
+from byol_jax.networks import weight_standardization
 
 
-def make_batch_norm(
-    *, momentum: float, epsilon: float, axis_name: str | None,
+class BatchNorm(nn.BatchNorm):
+  """The biased variance E[x^2] - E[x]^2; one collective for both moments.
+
+  Statistics are float32, whatever the layer computes in.
+  """
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    return super().__call__(x, use_running_average=not train)
+
+
+class LocalBatchNorm(BatchNorm):
+  """Normalises each device's share by its own statistics.
+
+  Running statistics are the mean over devices, so that all hold the same.
+
+  Attributes:
+    running_axis_name: the mapped axis over which they are averaged.
+  """
+
+  running_axis_name: str | None = None
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    y = super().__call__(x, train=train)
+    if (train and self.running_axis_name is not None
+        and not self.is_initializing()):
+      for name in ('mean', 'var'):
+        running = self.get_variable('batch_stats', name)
+        self.put_variable(
+            'batch_stats', name, lax.pmean(running, self.running_axis_name))
+    return y
+
+
+class GroupNorm(nn.GroupNorm):
+  """Over an example's positions and a group of its channels.
+
+  Attributes:
+    num_groups: 1 is layer normalisation; None is one group for each
+      channel, instance normalisation.
+    use_fast_variance: not E[x^2] - E[x]^2, which loses three digits of
+      embeddings where a group has few positions (`instance`, small pictures).
+  """
+
+  use_fast_variance: bool = False
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    del train  # An example has no other statistics than its own.
+    return super().__call__(x)
+
+
+class Identity(nn.Module):
+  """No normalisation, and nothing that is learned in its place."""
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    del train
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+  """How one part of the network normalises.
+
+  Attributes:
+    norm: makes a layer, called as `norm(name=..., scale_init=...)`.
+    conv: makes a convolution that a layer follows; as `nn.Conv`.
+    dense: makes a dense layer that one follows; as `nn.Dense`.
+  """
+
+  norm: Callable[..., nn.Module]
+  conv: Callable[..., nn.Module] = nn.Conv
+  dense: Callable[..., nn.Module] = nn.Dense
+
+
+def create_normalization(
+    config: ml_collections.ConfigDict, part: str, *, axis_name: str | None,
     dtype: jnp.dtype | None = None,
-) -> Callable[..., nn.BatchNorm]:
-  """Returns a maker of batch normalisation layers.
-
-  Statistics are float32 whatever `dtype` is: the biased variance
-  E[x^2] - E[x]^2, with both moments averaged over `axis_name` in a single
-  collective. Learned scale starts at 1 and offset at 0.
+) -> Normalization:
+  """Reads `config.PART_norm` and the settings that go with it.
 
   Args:
-    momentum: weight of the old running statistics.
-    epsilon: added to the variance.
+    config: a valid configuration.
+    part: encoder, projector or predictor. The heads see one vector for each
+      example. It has no positions for `instance` to average over, so that
+      there the instance is the vector: it is `layer`.
     axis_name: the mapped axis over which a training batch is spread.
     dtype: of the result; None is that of the input and the parameters.
   """
-  return functools.partial(
-      nn.BatchNorm, momentum=momentum, epsilon=epsilon, axis_name=axis_name,
-      dtype=dtype)
+  kind = config[f'{part}_norm']
+  if kind == 'instance' and part != 'encoder':
+    kind = 'layer'
+  options = dict(epsilon=config.norm_epsilon, dtype=dtype)
+  if kind in ('batch', 'batch_local'):
+    options['momentum'] = config.batch_norm_momentum
+  if kind == 'batch':
+    norm = functools.partial(BatchNorm, axis_name=axis_name, **options)
+  elif kind == 'batch_local':
+    norm = functools.partial(
+        LocalBatchNorm, running_axis_name=axis_name, **options)
+  elif kind == 'affine_init':
+    norm = functools.partial(affine_init.Affine, **options)
+  elif kind == 'none':
+    norm = _make_identity
+  else:
+    num_groups = {
+        'group_ws': config.norm_groups, 'layer': 1, 'instance': None}[kind]
+    norm = functools.partial(
+        GroupNorm, num_groups=num_groups,
+        group_size=1 if num_groups is None else None, **options)
+  if kind != 'group_ws':
+    return Normalization(norm)
+  epsilon = config.weight_standardization_epsilon
+  return Normalization(
+      norm,
+      functools.partial(
+          weight_standardization.StandardizedConv, kernel_epsilon=epsilon),
+      functools.partial(
+          weight_standardization.StandardizedDense, kernel_epsilon=epsilon))
+
+
+def _make_identity(*, name: str, scale_init: Any = None) -> nn.Module:
+  del scale_init
+  return Identity(name=name)
 
 
 def synchronized(axis_name: str | None) -> contextlib.AbstractContextManager:
@@ -40,7 +164,8 @@ def synchronized(axis_name: str | None) -> contextlib.AbstractContextManager:
 
   def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
-    if isinstance(module, nn.BatchNorm) and module.axis_name is None:
+    if (isinstance(module, nn.BatchNorm) and module.axis_name is None
+        and not isinstance(module, LocalBatchNorm)):
       # Flax freezes a module's fields, and a clone would be a new child.
       object.__setattr__(module, 'axis_name', axis_name)
     return next_fun(*args, **kwargs)

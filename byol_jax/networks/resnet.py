@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from byol_jax.networks import convolution
 from byol_jax.networks import initializers
+from byol_jax.networks import normalization as normalization_lib
 
 # Blocks in each of the four groups.
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -23,8 +24,6 @@ BOTTLENECK_DEPTHS = {
 # Kernel size and stride of the stem's convolution.
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
 
-Norm = Callable[..., nn.Module]
-
 
 def _pads(kernel_size: int, padding: str) -> str | list[tuple[int, int]]:
   """`torch` pads both sides alike; `same` puts the odd pixel right, bottom."""
@@ -32,10 +31,11 @@ def _pads(kernel_size: int, padding: str) -> str | list[tuple[int, int]]:
 
 
 def _conv(
-    channels: int, kernel_size: int, stride: int, *, padding: str,
-    dtype: jnp.dtype, name: str,
-) -> nn.Conv:
-  return nn.Conv(
+    channels: int, kernel_size: int, stride: int, *,
+    make_conv: Callable[..., nn.Module], padding: str, dtype: jnp.dtype,
+    name: str,
+) -> nn.Module:
+  return make_conv(
       channels, (kernel_size, kernel_size), (stride, stride),
       padding=_pads(kernel_size, padding), use_bias=False, dtype=dtype,
       kernel_init=initializers.truncated_fan_in,
@@ -53,7 +53,8 @@ class Block(nn.Module):
     zero_gamma: whether the last scale starts at 0, the block as identity.
     conv: makes a convolution, called as
       `conv(channels, kernel_size, stride, name=...)`.
-    norm: makes a normalisation layer, called as `norm(name=...)`.
+    norm: makes a normalisation layer, called as
+      `norm(name=..., scale_init=...)`.
   """
 
   channels: int
@@ -62,7 +63,7 @@ class Block(nn.Module):
   project: bool
   zero_gamma: bool
   conv: Callable[..., nn.Module]
-  norm: Norm
+  norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -76,16 +77,14 @@ class Block(nn.Module):
     if self.project:
       shortcut = self.conv(
           self.channels, 1, self.stride, name='shortcut_conv')(x)
-      shortcut = self.norm(name='shortcut_norm')(
-          shortcut, use_running_average=not train)
+      shortcut = self.norm(name='shortcut_norm')(shortcut, train=train)
     for i, (channels, kernel_size, stride) in enumerate(layers, start=1):
       x = self.conv(channels, kernel_size, stride, name=f'conv{i}')(x)
       last = i == len(layers)
       scale_init = (
           nn.initializers.zeros if last and self.zero_gamma
           else nn.initializers.ones)
-      x = self.norm(scale_init=scale_init, name=f'norm{i}')(
-          x, use_running_average=not train)
+      x = self.norm(scale_init=scale_init, name=f'norm{i}')(x, train=train)
       if not last:
         x = nn.relu(x)
     return nn.relu(x + shortcut)
@@ -96,7 +95,7 @@ class ResNet(nn.Module):
 
   Attributes:
     depth: a key of `BASIC_DEPTHS` or `BOTTLENECK_DEPTHS`.
-    norm: makes a normalisation layer, called as `norm(name=...)`.
+    normalization: of every convolution.
     width: multiplies every number of channels (64 in the stem).
     stem: `imagenet` (7x7 convolution of stride 2, then 3x3 max-pooling of
       stride 2), `cifar` (3x3 of stride 1, no pooling) or `stride2` (3x3 of
@@ -108,7 +107,7 @@ class ResNet(nn.Module):
   """
 
   depth: int
-  norm: Norm
+  normalization: normalization_lib.Normalization
   width: float = 1.0
   stem: str = 'imagenet'
   padding: str = 'torch'
@@ -119,13 +118,16 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps float[B, H, W, 3] to f32[B, D], D = 512 or 2048 times width."""
-    conv = functools.partial(_conv, padding=self.padding, dtype=self.dtype)
+    conv = functools.partial(
+        _conv, make_conv=self.normalization.conv, padding=self.padding,
+        dtype=self.dtype)
+    norm = self.normalization.norm
     bottleneck = self.depth in BOTTLENECK_DEPTHS
     blocks = (BOTTLENECK_DEPTHS if bottleneck else BASIC_DEPTHS)[self.depth]
     base = round(64 * self.width)
 
     x = conv(base, *STEMS[self.stem], name='stem_conv')(x)
-    x = self.norm(name='stem_norm')(x, use_running_average=not train)
+    x = norm(name='stem_norm')(x, train=train)
     x = nn.relu(x)
     if self.stem == 'imagenet':
       x = nn.max_pool(x, (3, 3), (2, 2), padding=_pads(3, self.padding))
@@ -139,7 +141,7 @@ class ResNet(nn.Module):
             self.projection_shortcut == 'group' and not block)
         x = Block(
             channels, stride, bottleneck, project, self.zero_gamma, conv,
-            self.norm, name=f'group{group + 1}_block{block + 1}',
+            norm, name=f'group{group + 1}_block{block + 1}',
         )(x, train=train)
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(
         x.dtype, jnp.float32))

@@ -33,6 +33,35 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, replicated_sharding())
 
 
+def _global_sharding(*spec: str) -> jax.sharding.NamedSharding:
+  """Over all processes' devices."""
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS_NAME,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+
+def everywhere() -> jax.sharding.NamedSharding:
+  """A full copy on each device of all processes."""
+  return _global_sharding()
+
+
+def spread(images: np.ndarray) -> jax.Array:
+  """Every process's rows as one array over all devices, for `jax.jit`.
+
+  Args:
+    images: this process's [b, ...], a multiple of its devices.
+
+  Returns:
+    [processes * b, ...].
+  """
+  return jax.make_array_from_process_local_data(
+      _global_sharding(AXIS_NAME), images)
+
+
+def localize(tree: Any) -> Any:
+  """Takes this process's copy of every leaf that lies `everywhere`."""
+  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 def shard(batch: Any) -> Any:
   """Splits leaves [B, ...] to [devices, B / devices, ...], one row a device.
 

@@ -27,6 +27,7 @@ from byol_jax.training import devices
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import optimizers
 from byol_jax.training import schedules
+from byol_jax.training import start
 from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
 
@@ -85,7 +86,8 @@ def set_up(
   return Setup(
       config=config, train_source=train_source, test_source=test_source,
       network=network, p_train_step=devices.pmap_train_step(train_step),
-      create_state=state_lib.make_create_train_state(network, tx, config),
+      create_state=start.make_create_first_state(
+          network, tx, config, train_source),
       create_batches=create_batches,
       evaluate=periodic.Evaluator(
           config, network, train_source, test_source).run,

@@ -1,5 +1,6 @@
 """Optimizers from optax parts, and which parameters they treat apart."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ import ml_collections
 import optax
 
 from byol_jax.training import schedules
+
+# Maps parameters to a tree of booleans.
+Mask = Callable[[Any], Any]
 
 
 def is_decayed(params: Any) -> Any:
@@ -18,6 +22,10 @@ def is_decayed(params: Any) -> Any:
   or none, here and in any encoder a user brings.
   """
   return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _is_any(params: Any) -> Any:
+  return jax.tree.map(lambda _: True, params)
 
 
 def _scale_by_clipped_trust_ratio(
@@ -52,6 +60,7 @@ def _scale_by_clipped_trust_ratio(
 def lars(
     learning_rate_fn: schedules.Schedule, *, weight_decay: float,
     momentum: float, trust_coefficient: float, clip_trust_ratio: bool = False,
+    mask: Mask | None = None,
 ) -> optax.GradientTransformation:
   """LARS as the original has it, which is not `optax.lars`.
 
@@ -67,6 +76,7 @@ def lars(
       its own norm.
     clip_trust_ratio: whether a kernel's rate is min(ratio, learning rate), as
       in solo-learn, and not their product, as in the original.
+    mask: which parameters decay and ratio touch; None is `is_decayed`.
 
   Returns:
     The transform.
@@ -75,9 +85,10 @@ def lars(
     scale = _scale_by_clipped_trust_ratio(learning_rate_fn, trust_coefficient)
   else:
     scale = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+  mask = mask or is_decayed
   return optax.chain(
-      optax.add_decayed_weights(weight_decay, mask=is_decayed),
-      optax.masked(scale, is_decayed),
+      optax.add_decayed_weights(weight_decay, mask=mask),
+      optax.masked(scale, mask),
       optax.trace(decay=momentum),
       optax.scale_by_learning_rate(learning_rate_fn))
 
@@ -93,18 +104,19 @@ def create_optimizer(
     learning_rate_fn: schedules.Schedule,
 ) -> optax.GradientTransformation:
   """Returns the transform that `config.optimizer` names."""
+  mask = is_decayed if config.exclude_bias_and_norm else _is_any
   if config.optimizer == 'lars':
     tx = lars(
         learning_rate_fn, weight_decay=config.weight_decay,
         momentum=config.momentum, trust_coefficient=config.trust_coefficient,
-        clip_trust_ratio=config.clip_trust_ratio)
+        clip_trust_ratio=config.clip_trust_ratio, mask=mask)
   elif config.optimizer == 'sgd':
     tx = optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.sgd(learning_rate_fn, momentum=config.momentum))
   else:
     tx = optax.adamw(
-        learning_rate_fn, weight_decay=config.weight_decay, mask=is_decayed)
+        learning_rate_fn, weight_decay=config.weight_decay, mask=mask)
   if config.predictor_learning_rate_multiplier == 1:
     return tx
   return optax.chain(tx, optax.masked(

@@ -44,12 +44,21 @@ def make_create_train_state(
     network: network_lib.Network,
     tx: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
-) -> Callable[[], TrainState]:
+    sharding: jax.sharding.Sharding | None = None,
+) -> Callable[..., TrainState]:
   """Returns a maker of the initial state, which compiles but once.
 
-  Parameters are a function of `config.seed` alone. The target starts from its
-  own random parameters (`target_init` `independent`, as the original) or from
-  the online network's (`copy`).
+  Parameters are a function of `config.seed` and, where the config says
+  `affine_init`, of a batch of images f32[B, H, W, C] in [0, 1] that the maker
+  is called with. The target starts from its own random parameters
+  (`target_init` `independent`, as the original) or from the online network's
+  (`copy`).
+
+  Args:
+    network: an unbound module.
+    tx: the optimizer.
+    config: of the run.
+    sharding: of the parameters; None leaves it to the compiler.
   """
   size = config.image_size
   shape = (1, size, size, len(config.augment.mean))
@@ -57,16 +66,20 @@ def make_create_train_state(
   if config.target_init == 'copy':
     target_key = online_key
 
-  @jax.jit
-  def init(key: jax.Array) -> tuple[Any, Any]:
-    variables = network.init({'params': key, 'dropout': key}, jnp.zeros(shape))
+  def init(key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
+    variables = network.init({'params': key, 'dropout': key}, images)
     return variables['params'], variables.get('batch_stats', {})
 
-  def create_train_state() -> TrainState:
-    params, batch_stats = init(online_key)
+  init = jax.jit(init, out_shardings=sharding)
+
+  def create_train_state(images: jax.Array | None = None) -> TrainState:
+    if images is None:
+      images = jnp.zeros(shape)
+    params, batch_stats = init(online_key, images)
     target_params, target_batch_stats = {}, {}
     if config.target == 'ema':
-      target_params, target_batch_stats = map(target_parts, init(target_key))
+      target_params, target_batch_stats = map(
+          target_parts, init(target_key, images))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         online_params=params, target_params=target_params,
@@ -80,6 +93,7 @@ def create_train_state(
     network: network_lib.Network,
     tx: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
+    images: jax.Array | None = None,
 ) -> TrainState:
   """The initial state, see `make_create_train_state`."""
-  return make_create_train_state(network, tx, config)()
+  return make_create_train_state(network, tx, config)(images)

@@ -92,7 +92,8 @@ def test_paddings_differ_where_the_original_is_asymmetric():
   made = {}
   for padding, images in (('torch', moved), ('same', picture)):
     conv = resnet._conv(
-        4, 3, 2, padding=padding, dtype=jnp.float32, name=None)
+        4, 3, 2, make_conv=nn.Conv, padding=padding, dtype=jnp.float32,
+        name=None)
     variables = conv.init(jax.random.key(1), images)
     made[padding] = conv.apply(variables, images)
   np.testing.assert_allclose(

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JOBS = ('pretrain', 'evaluate', 'preview', 'benchmark', 'report', 'compare')
+JOBS = (
+    'pretrain', 'evaluate', 'preview', 'benchmark', 'report', 'compare',
+    'export')
 
 
 def _run(*args):

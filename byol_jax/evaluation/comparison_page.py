@@ -72,9 +72,12 @@ def render(
   parts += [_table(comparison), '\n'.join(_notes(comparison))]
   parts += _listed('Published figures, and where', {
       row['name']: row['published'] for row in comparison['rows']})
+  runs = [run for row in comparison['rows'] for run in row['runs']]
+  parts += _listed('Signs of collapse', {
+      run['directory']: '; '.join(run['signs'])
+      for run in runs if run['collapsed'] and not run['trouble']})
   parts += _listed('What stopped runs', {
-      run['directory']: run['error'].removeprefix('error: ')
-      for row in comparison['rows'] for run in row['runs']})
+      run['directory']: run['error'].removeprefix('error: ') for run in runs})
   return '\n\n'.join(parts) + '\n'
 
 

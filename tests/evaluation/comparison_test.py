@@ -132,6 +132,13 @@ class ComparisonTest(parameterized.TestCase):
     self.assertEqual(
         comparison.describe_outcome(self._rows()['a']), expected)
 
+  def test_signs_of_collapse_are_listed(self):
+    _write_run(self.root, 'a-0', result=_result(
+        collapsed=True, signs=['rank is low', 'std is low']))
+    _write_run(self.root, 'b-0', beta=1.0, result=_result(collapsed=False))
+    self.assertIn(
+        'Signs of collapse:\n\n- a-0: rank is low; std is low\n', self._page())
+
   def test_some_seeds_collapsed_and_one_is_unfinished(self):
     for seed, collapsed in enumerate((True, False)):
       _write_run(

@@ -13,8 +13,7 @@ CONFIGS = {
     'imagenet_resnet50_gn_ws': (None,), 'imagenet_resnet200x2': (None,),
     'imagenette_resnet18': (None,),
     'cifar10_resnet18': ('solo', 'lightly'), 'folder': ('/images',),
-    'quickstart': (None,), 'ablations': ('byol', 'tau_0,cifar10'),
-    'imagenet_resnet50_gn_ws': (None,)}
+    'quickstart': (None,)}
 
 
 def _get(name, argument):

@@ -302,7 +302,10 @@ def _spectrum(
 
 
 def _sum_up(spectrum: Sequence[float]) -> history.Curve:
-  return list(range(1, len(spectrum) + 1)), list(itertools.accumulate(spectrum))
+  """Shares of the variance in the first 0, 1, 2, ... directions."""
+  sums = itertools.accumulate(spectrum, initial=0.0)
+  # They were rounded one by one.
+  return list(range(len(spectrum) + 1)), [min(x, 1.0) for x in sums]
 
 
 def _views(path: pathlib.Path) -> str:

@@ -48,6 +48,30 @@ class ChartsTest(parameterized.TestCase):
       self.assertBetween(float(y), 0, 210)
     self.assertIn('50 %', ''.join(root.itertext()))
 
+  def test_over_what_is_no_step(self):
+    """x spans the curve alone; the last value is not singled out."""
+    drawn = charts.line_chart(
+        'x', {'a': ([-1, 0, 1], [0.1, 0.2, 0.7])}, over_steps=False)
+    root = ElementTree.fromstring(drawn)
+    (line,) = root.iter('polyline')
+    xs = [float(x) for x in re.findall(r'([-\d.]+),', line.get('points'))]
+    self.assertEqual(xs, [52, 229, 406])
+    self.assertNotIn('0.7', root.find('div').find('span').itertext())
+    self.assertEmpty(list(root.iter('circle')))
+    texts = [e.text for e in root.iter('text')]
+    self.assertContainsSubset(['-1', '0', '1'], texts)
+
+  def test_steps_begin_at_zero(self):
+    drawn = charts.line_chart('x', {'a': ([50, 100], [1.0, 2.0])})
+    (line,) = ElementTree.fromstring(drawn).iter('polyline')
+    self.assertEqual(
+        re.findall(r'([-\d.]+),', line.get('points')), ['229.0', '406.0'])
+
+  def test_outline(self):
+    xs, ys = charts.outline([0.25, 0.75], -1, 1)
+    self.assertEqual(xs, [-1, 0, 0, 1])
+    self.assertEqual(ys, [0.25, 0.25, 0.75, 0.75])
+
   @parameterized.parameters(
       (0.0, '0'), (12_000, '12k'), (3.14159, '3.142'), (2.5e-5, '2.5e-5'),
       (1_281_167, '1.28M'), (float('nan'), 'nan'))

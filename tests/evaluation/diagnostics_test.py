@@ -7,6 +7,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import features
+from configs import quickstart
 
 
 def _spectrum(singular, count=64, size=None, seed=0):
@@ -72,6 +73,24 @@ class SpreadTest(absltest.TestCase):
     self.assertAlmostEqual(diagnostics.spread(rows), 0, places=6)
 
 
+class SpectrumTest(absltest.TestCase):
+
+  def test_shares_of_known_eigenvalues(self):
+    """Squares of the singular values, falling, summing to one."""
+    rows = _spectrum([1.0, 3.0, 2.0], size=5)
+    np.testing.assert_allclose(
+        diagnostics.spectrum(rows + 7.0), np.array([9, 4, 1, 0, 0]) / 14,
+        atol=1e-6)
+
+  def test_fewer_rows_than_dimensions(self):
+    got = diagnostics.spectrum(_spectrum([2.0, 1.0], count=6, size=50))
+    np.testing.assert_allclose(got, [0.8, 0.2, 0, 0, 0, 0], atol=1e-6)
+
+  def test_equal_rows(self):
+    np.testing.assert_array_equal(
+        diagnostics.spectrum(np.full((9, 4), 0.3, np.float32)), np.zeros(4))
+
+
 class SignsTest(parameterized.TestCase):
 
   def test_constant_features(self):
@@ -79,9 +98,9 @@ class SignsTest(parameterized.TestCase):
     metrics = dict(diagnostics.run(_features(constant, constant)))
     signs = diagnostics.collapse_signs(
         metrics | {'train/projection_std': 0.001, 'train/embedding_std': 0.0})
-    self.assertLen(signs, 4)
-    for sign in signs:
-      self.assertIn('Likely causes', sign)
+    self.assertLen(signs, 6)
+    for name, sign in zip(diagnostics.THRESHOLDS, signs, strict=True):
+      self.assertIn(name, sign)
 
   def test_random_features(self):
     rng = np.random.default_rng(0)
@@ -106,6 +125,18 @@ class SignsTest(parameterized.TestCase):
         'diagnostics/embedding_rank': embedding_rank,
         'diagnostics/projection_rank': projection_rank}), [])
 
+  def test_what_is_not_a_number_is_no_sign(self):
+    """The loop stops for it, and the report names it, on their own."""
+    rows = np.full((20, 4), np.nan, np.float32)
+    metrics = dict(diagnostics.run(_features(rows)))
+    self.assertTrue(np.isnan(metrics['diagnostics/embedding_rank']))
+    self.assertEqual(diagnostics.collapse_signs(metrics), [])
+
+  @parameterized.parameters(
+      (50, 1000, 100), (200, 1000, 200), (0, 50, 5), (8, 8, 7), (0, 1, 0))
+  def test_quiet_until_the_rate_was_at_work(self, warmup, total, expected):
+    self.assertEqual(diagnostics.quiet_steps(warmup, total), expected)
+
   def test_rows_without_these_metrics(self):
     self.assertEqual(diagnostics.collapse_signs({'train/loss': 0.0}), [])
 
@@ -119,24 +150,95 @@ class SignsTest(parameterized.TestCase):
 
 class CausesTest(parameterized.TestCase):
 
-  def test_none_for_the_paper(self):
+  @parameterized.parameters(
+      {}, {'base_tau': 1.0, 'tau_schedule': 'constant'},
+      # A target that never moves needs no predictor.
+      {'base_tau': 1.0, 'predictor.depth': 0},
+      # A fast predictor; negatives; SimCLR.
+      {'target': 'stop_gradient', 'predictor_learning_rate_multiplier': 10.0},
+      {'base_tau': 0.0, 'beta': 1.0}, {'predictor.depth': 0, 'beta': 0.5},
+      {'target': 'online', 'predictor.depth': 0, 'beta': 1.0},
+      # The paper's rows that learn, well or less so.
+      {'base_tau': 0.9}, {'base_learning_rate': 1.0},
+      {'base_learning_rate': 0.01}, {'batch_size': 64},
+      {'batch_size': 4096, 'accumulation_steps': 64},
+      {'encoder_norm': 'none', 'projector_norm': 'none',
+       'encoder': 'MyEncoder', 'projector.depth': 1, 'batch_size': 256},
+      {'encoder_norm': 'affine_init', 'projector_norm': 'affine_init'},
+      {'projector_norm': 'none'}, {'encoder_norm': 'none'},
+      # Rates that are the optimizer's own.
+      {'optimizer': 'adamw', 'base_learning_rate': 0.0005},
+      {'optimizer': 'sgd', 'base_learning_rate': 0.05},
+      {'optimizer': 'sgd', 'base_learning_rate': 2.0, 'batch_size': 128},
+      # Few images, and no statistics of them.
+      {'batch_size': 16, 'encoder_norm': 'layer', 'projector_norm': 'layer',
+       'predictor_norm': 'none'})
+  def test_none_for_what_does_not_collapse(self, **fields):
+    config = _config(fields)
+    self.assertEqual(diagnostics.likely_causes(config), [])
+    (where_to_look,) = diagnostics.causes_or_where_to_look(config)
+    for words in ('None of the settings', 'learning rate', 'statistics',
+                  'augmentations'):
+      self.assertIn(words, where_to_look)
+
+  def test_none_for_the_quickstart(self):
     self.assertEqual(
-        diagnostics.likely_causes(config_lib.get_base_config()), [])
+        diagnostics.likely_causes(quickstart.get_config()), [])
 
   @parameterized.parameters(
-      ('predictor.depth', 0, 'without a predictor'),
-      ('target', 'online', 'config.target=online'),
-      ('target', 'stop_gradient', 'too fast'),
-      ('base_tau', 0.0, 'too fast'),
-      ('optimizer', 'adamw', 'adamw'),
-      ('weight_decay', 0.0, 'weight_decay=0'),
-      ('batch_size', 32, '32 images'))
-  def test_names_what_is_known_to_collapse(self, name, value, words):
-    config = config_lib.get_base_config()
+      ({'predictor.depth': 0}, 'without a predictor'),
+      ({'target': 'online'}, 'config.target=online'),
+      ({'target': 'stop_gradient'}, 'config.target=stop_gradient: the target'),
+      ({'base_tau': 0.0, 'tau_schedule': 'constant'}, 'config.base_tau=0:'),
+      ({'encoder_norm': 'none', 'projector_norm': 'none'}, 'affine_init'),
+      ({'encoder_norm': 'none', 'projector.depth': 1}, 'affine_init'),
+      ({'exclude_bias_and_norm': False}, 'exclude_bias_and_norm=False'),
+      # LARS's rate with the others, and theirs with LARS.
+      ({'optimizer': 'adamw'}, 'a peak of 3.2'),
+      ({'optimizer': 'adamw', 'base_learning_rate': 0.03, 'batch_size': 128},
+       'optimizer is adamw: try 0.0005'),
+      ({'optimizer': 'sgd'}, 'optimizer is sgd: try 0.05'),
+      ({'base_learning_rate': 0.001}, "AdamW's scale"),
+      ({'base_learning_rate': 10.0}, '16 % of its norm'),
+      ({'weight_decay': 0.0}, 'weight_decay=0'),
+      ({'batch_size': 32}, '32 images'),
+      ({'accumulation_steps': 128}, '32 images'))
+  def test_names_what_is_known_to_collapse(self, fields, words):
+    (cause,) = diagnostics.likely_causes(_config(fields))
+    self.assertIn(words, cause)
+
+  def test_masks_are_those_of_lars(self):
+    config = _config({
+        'optimizer': 'sgd', 'base_learning_rate': 0.05,
+        'exclude_bias_and_norm': False})
+    self.assertEqual(diagnostics.likely_causes(config), [])
+
+
+class VerdictTest(absltest.TestCase):
+
+  def test_collapsed(self):
+    text = diagnostics.verdict(
+        {'train/projection_std': 0.01, 'train/embedding_std': 0.5},
+        _config({'predictor.depth': 0}))
+    self.assertStartsWith(text, 'collapsed: projections are collapsing')
+    self.assertIn('config.predictor.depth=0', text)
+    self.assertNotIn('embeddings', text)
+    self.assertNotIn('\n', text)
+
+  def test_healthy(self):
+    self.assertEqual(
+        diagnostics.verdict({
+            'train/projection_std': 0.81, 'diagnostics/embedding_rank': 40.26,
+            'train/loss': 1.0}, _config({'predictor.depth': 0})),
+        'no sign of collapse: train/projection_std 0.81, '
+        'diagnostics/embedding_rank 40.3')
+
+
+def _config(fields):
+  config = config_lib.get_base_config()
+  for name, value in fields.items():
     config_lib.set_field(config, name, value)
-    causes = diagnostics.likely_causes(config)
-    self.assertLen(causes, 1)
-    self.assertIn(words, causes[0])
+  return config
 
 
 if __name__ == '__main__':

@@ -17,8 +17,8 @@ from byol_jax.evaluation import page
 from byol_jax.evaluation import report
 
 _SECTIONS = (
-    'Health', 'Probes', 'Curves', 'Views', 'Nearest neighbours', 'Throughput',
-    'Configuration')
+    'Health', 'Probes', 'Curves', 'Directions', 'Views', 'Nearest neighbours',
+    'Throughput', 'Configuration')
 
 
 def _record(protocol, random_init, top1, k=200):
@@ -57,13 +57,26 @@ def _gallery(labelled=True):
       class_names=('cat', '<dog>', 'bird') if labelled else ())
 
 
-def _workdir(*, rows=(), records=(), pictures=None, views=False):
+def _distributions():
+  """Three evaluations; the shares of the last are told apart by 0.7."""
+  for step, share in ((50, 0.5), (100, 0.6), (200, 0.7)):
+    yield {'step': step} | {
+        f'pairs/{output}_{kind}': [share, 1 - share]
+        for output in ('embedding', 'projection')
+        for kind in ('positive_cosines', 'different_cosines', 'spectrum')}
+
+
+def _workdir(
+    *, rows=(), records=(), pictures=None, views=False, distributions=()):
   workdir = pathlib.Path(tempfile.mkdtemp())
   (workdir / 'config.json').write_text(json.dumps(
       config_lib.to_dict(config_lib.get_base_config())))
   if rows:
     (workdir / 'metrics.jsonl').write_text(
         ''.join(json.dumps(row) + '\n' for row in rows))
+  if distributions:
+    (workdir / 'distributions.jsonl').write_text(
+        ''.join(json.dumps(row) + '\n' for row in distributions))
   (workdir / 'evaluations').mkdir()
   for n, record in enumerate(records):
     (workdir / 'evaluations' / f'{n}.json').write_text(json.dumps(record))
@@ -99,6 +112,34 @@ class ReportTest(parameterized.TestCase):
         'Pretraining did not help in linear'):
       self.assertIn(words, text)
 
+  def test_directions(self):
+    rows = list(_rows(last={
+        'train/prediction_std': 0.5, 'train/target_distance': 0.1,
+        'diagnostics/prediction_rank': 9.0,
+        'pairs/embedding_alignment': 0.3, 'pairs/projection_alignment': 0.4,
+        'pairs/embedding_uniformity': -1.0, 'pairs/projection_uniformity': -2.0,
+        'pairs/positive_cosine': 0.8, 'pairs/different_cosine': 0.25,
+        'pairs/target_cosine': 0.75}))
+    text = _write(rows=rows, distributions=list(_distributions()))
+    text = text[text.index('<h2>Directions'):]
+    titles = re.findall(r'<figcaption>(.*?)</figcaption>', text)
+    self.assertEqual(titles, [
+        'Spread of directions', 'Effective rank', 'Alignment', 'Uniformity',
+        'Mean cosines', 'Distance of the target from the online network',
+        'Cosines of the projection', 'Cosines of the embedding',
+        'Spectrum of the projection', 'Spectrum of the embedding'])
+    figures = dict(zip(titles, re.findall(
+        r'<figure>.*?</figure>', text, re.DOTALL), strict=True))
+    self.assertEqual(
+        figures['Spread of directions'].count('<polyline'), 3)
+    cosines = figures['Cosines of the projection']
+    self.assertIn('two views of an image, step 200', cosines)
+    self.assertNotIn('step 50', cosines)
+    spectrum = figures['Spectrum of the projection']
+    self.assertIn('step 50', spectrum)
+    self.assertIn('step 200', spectrum)
+    self.assertNotIn('step 100', spectrum)
+
   def test_stands_alone(self):
     text = _write(
         rows=list(_rows()), views=True, pictures=_gallery(),
@@ -115,7 +156,7 @@ class ReportTest(parameterized.TestCase):
             for row in _rows()]
     text = _write(rows=rows, pictures=_gallery(labelled=False))
     self.assertCountEqual(_headings(text), [
-        'Health', 'Curves', 'Nearest neighbours', 'Throughput',
+        'Health', 'Curves', 'Directions', 'Nearest neighbours', 'Throughput',
         'Configuration'])
     self.assertNotIn('class="same"', text)
 
@@ -166,6 +207,10 @@ class AdviceTest(parameterized.TestCase):
     self.assertIn('projections are collapsing', text)
     self.assertIn('config.target=ema', text)
 
+  def test_collapse_without_a_known_cause(self):
+    rows = list(_rows(last={'train/projection_std': 0.01}))
+    self.assertIn('None of the settings known', self._suggest(rows))
+
   def test_not_finite(self):
     rows = list(_rows(last={'train/loss': 'nan'}))
     self.assertIn('train/loss became NaN', self._suggest(rows))
@@ -189,8 +234,16 @@ class HistoryTest(absltest.TestCase):
     self.assertEqual(
         history.read_curves(workdir), {'a': ([1, 3], [2.0, float('inf')])})
 
+  def test_distributions(self):
+    rows = [{'step': 1, 'a': [0.5, 'nan']}, {'step': 2, 'a': [1, 0]}]
+    steps, frames = history.read_distributions(
+        _workdir(distributions=rows))['a']
+    self.assertEqual(steps, [1, 2])
+    np.testing.assert_array_equal(frames, [[0.5, np.nan], [1.0, 0.0]])
+
   def test_no_file(self):
     self.assertEqual(history.read_curves(tempfile.mkdtemp()), {})
+    self.assertEqual(history.read_distributions(tempfile.mkdtemp()), {})
 
 
 class GalleryTest(parameterized.TestCase):

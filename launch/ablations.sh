@@ -96,6 +96,9 @@ if [[ -z $dry_run ]]; then
   # shellcheck source=launch/environment.sh
   source launch/environment.sh auto
 fi
+# What two runs compile alike is compiled once: a second seed starts sooner.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/.compiled}
+
 trap stop INT TERM
 count=0
 for seed in ${seeds[@]+"${seeds[@]}"}; do

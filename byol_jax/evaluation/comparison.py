@@ -24,6 +24,7 @@ import math
 import pathlib
 import re
 import statistics
+import textwrap
 from typing import Any
 
 from byol_jax import config as config_lib
@@ -206,8 +207,9 @@ def _describe_trouble(
   if diverged:
     return f'diverged at step {diverged[1]}'
   if error:
-    line = ' '.join(error.removeprefix('error: ').split())
-    return f'failed: {line}' if len(line) <= 80 else f'failed: {line[:77]}...'
+    line = textwrap.shorten(
+        error.removeprefix('error: '), 80, placeholder=' ...')
+    return f'failed: {line}'
   if not all(map(math.isfinite, last.values())):
     return f'diverged at step {step}'
   return f'unfinished, at step {step}'

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import json
 import pathlib
 import re
+import textwrap
 from typing import Any
 
 from byol_jax.evaluation import comparison as comparison_lib
@@ -77,7 +78,9 @@ def render(
       run['directory']: '; '.join(run['signs'])
       for run in runs if run['collapsed'] and not run['trouble']})
   parts += _listed('What stopped runs', {
-      run['directory']: run['error'].removeprefix('error: ') for run in runs})
+      run['directory']: textwrap.shorten(
+          run['error'].removeprefix('error: '), 300, placeholder=' ...')
+      for run in runs})
   return '\n\n'.join(parts) + '\n'
 
 

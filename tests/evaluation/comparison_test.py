@@ -157,8 +157,8 @@ class ComparisonTest(parameterized.TestCase):
       ('no_reason', '', {'train/loss': 'nan'}, 'diverged at step 100'),
       ('another_reason', 'error: config.norm_groups is 3,\n expected 2', None,
        'failed: config.norm_groups is 3, expected 2'),
-      ('a_long_one', 'error: ' + 99 * 'x', None,
-       'failed: ' + 77 * 'x' + '...'))
+      ('a_long_one', 'error: ' + 60 * 'x' + ' ' + 60 * 'y', None,
+       'failed: ' + 60 * 'x' + ' ...'))
   def test_runs_without_a_result(self, failed, last, expected):
     _write_run(self.root, 'a', failed=failed, last=last)
     row = self._rows()['a']

@@ -43,7 +43,8 @@ def draw(comparison: Comparison, path: str | pathlib.Path) -> bool:
       1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
   for panel, name in zip(panels, measured, strict=True):
     _draw_panel(panel, rows, name)
-  panels[0].set_xlim(0.0, 1.13 * panels[0].dataLim.xmax or 1.0)
+  highest = max(panel.dataLim.xmax for panel in panels)
+  panels[0].set_xlim(0.0, 1.13 * highest or 1.0)
   panels[0].set_yticks(range(len(rows)), [row['name'] for row in rows])
   panels[0].set_ylim(len(rows) - 0.5, -0.5)
   picture.legend(

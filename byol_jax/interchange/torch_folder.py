@@ -4,8 +4,8 @@
     config.json         what it is, in the keys of timm's folders, and `run`
     README.md           the lines that load it
 
-timm reads the folder of an encoder that it knows by name and that normalises
-by batch, with `timm.create_model('local-dir:FOLDER', pretrained=True)`.
+timm reads the folder of an encoder that its own model of that name is, with
+`timm.create_model('local-dir:FOLDER', pretrained=True)`.
 """
 
 from collections.abc import Mapping
@@ -93,11 +93,25 @@ def loading_code(config: ml_collections.ConfigDict) -> str:
       embedding_size=torch_layout.embedding_size(config))
 
 
+def is_timm_model(config: ml_collections.ConfigDict) -> bool:
+  """Whether timm's `resnetN` is this encoder, to the epsilon."""
+  norm = config.encoder_norm
+  return (
+      config.encoder != 'resnet10' and config.resnet.stem == 'imagenet'
+      and (norm == 'affine_init' or config.norm_epsilon == 1e-5
+           and norm in ('batch', 'batch_local')))
+
+
 def describe(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
-  """What config.json holds."""
+  """What config.json holds.
+
+  Where timm's model of the name would be another, the name is one that timm
+  does not know.
+  """
+  prefix = '' if is_timm_model(config) else 'byol_jax_'
   size = config.test_image_size or config.image_size
   return {
-      'architecture': config.encoder,
+      'architecture': prefix + config.encoder,
       'num_classes': 0,
       'num_features': torch_layout.embedding_size(config),
       'global_pool': 'avg',

@@ -47,8 +47,8 @@ def _fill(rng, path, leaf):
   """Noise that keeps activations near one and every path in use."""
   name = path[-1].key
   if name == 'kernel':
-    return rng.normal(
-        0.02, math.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype('f4')
+    stddev = math.prod(leaf.shape[:-1]) ** -0.5
+    return rng.normal(0, stddev, leaf.shape).astype('f4')
   low, high = {
       'bias': (-0.5, 0.5), 'mean': (-0.5, 0.5), 'scale': (0.5, 1.0),
       'var': (0.5, 2.0)}[name]
@@ -309,12 +309,26 @@ def test_the_job(tmp_path):
   for name, array in expected.items():
     np.testing.assert_array_equal(arrays[name], array)
   facts = json.loads((folder / 'config.json').read_text())
-  assert facts['architecture'] == 'resnet10'
   assert facts['num_features'] == 512
   assert facts['pretrained_cfg']['input_size'] == [3, 32, 32]
   assert facts['pretrained_cfg']['mean'] == [0.485, 0.456, 0.406]
   assert facts['run']['step'] == 7
   assert facts['run']['config'] == config_lib.to_dict(config)
+
+
+@pytest.mark.parametrize('encoder, norm, epsilon, settings, name', [
+    ('resnet18', 'batch', 1e-5, {}, 'resnet18'),
+    ('resnet200', 'batch_local', 1e-5, {}, 'resnet200'),
+    ('resnet50', 'affine_init', 1e-3, {}, 'resnet50'),
+    ('resnet50', 'batch', 1e-3, {}, 'byol_jax_resnet50'),
+    ('resnet50', 'layer', 1e-5, {}, 'byol_jax_resnet50'),
+    ('resnet18', 'batch', 1e-5, {'stem': 'cifar'}, 'byol_jax_resnet18'),
+    ('resnet10', 'batch', 1e-5, {}, 'byol_jax_resnet10')])
+def test_timm_is_given_no_name_of_another_model(
+    encoder, norm, epsilon, settings, name):
+  config = _config(encoder, norm, **settings)
+  config.norm_epsilon = epsilon
+  assert torch_folder.describe(config, 0)['architecture'] == name
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -373,7 +387,7 @@ def test_timm_reads_the_folder(norm, tmp_path):
   torch_folder.write(tmp_path, config, variables, step=3)
   model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
   data = timm.data.resolve_data_config({}, model=model)
-  assert data['mean'] == tuple(config.augment.mean)
+  assert tuple(data['mean']) == tuple(config.augment.mean)
   assert data['input_size'] == (3, 32, 32)
   for size in _SIZES:
     images = _images(size)

@@ -239,6 +239,22 @@ def test_names_and_shapes_are_those_of_torchvision(
       np.dtype('f4')}
 
 
+@pytest.mark.parametrize('norm, expected', [
+    ('batch', mock.call.nn.BatchNorm2d(64, eps=1e-3, momentum=0.1)),
+    ('batch_local', mock.call.nn.BatchNorm2d(64, eps=1e-3, momentum=0.1)),
+    ('group_ws', mock.call.nn.GroupNorm(8, 64, eps=1e-3)),
+    ('layer', mock.call.nn.GroupNorm(1, 64, eps=1e-3)),
+    ('instance', mock.call.nn.GroupNorm(64, 64, eps=1e-3)),
+    # The exported variance is one less this epsilon.
+    ('affine_init', mock.call.nn.BatchNorm2d(64, eps=1e-5)),
+    ('none', mock.call.nn.Identity(64))])
+def test_the_layer_that_torchvision_is_given(norm, expected):
+  torch = mock.Mock()
+  scope = {'torch': torch, 'functools': functools}
+  eval(torch_layout.norm_layer(_config(norm=norm)), scope)(64)  # noqa: S307
+  assert torch.mock_calls == [expected]
+
+
 def test_kernels_are_folded_as_standardised():
   raw = np.random.default_rng(0).normal(1, 3, (7, 7, 3, 64)).astype('f4')
   got = torch_layout.state_dict(_config(norm='group_ws'), {

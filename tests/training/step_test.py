@@ -6,6 +6,7 @@ import re
 import chex
 from flax import linen as nn
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -169,15 +170,23 @@ def test_target_moves_by_tau(tiny_config, base_tau):
           lambda old, online: base_tau * old + (1 - base_tau) * online,
           state.target_params, state_lib.target_parts(new.online_params)),
       atol=1e-6)
+  online = ravel_pytree(state_lib.target_parts(new.online_params))[0]
+  difference = ravel_pytree(new.target_params)[0] - online
+  assert float(metrics['train/target_distance']) == pytest.approx(
+      np.linalg.norm(difference) / np.linalg.norm(online), rel=1e-5)
   assert set(new.target_params) == {'encoder', 'projector'}
 
 
 @pytest.mark.parametrize('target', ['stop_gradient', 'online'])
 def test_without_ema_there_is_no_second_network(tiny_config, target):
   tiny_config.target = target
+  tiny_config.predictor.depth = 0
   train_step, state = _make(tiny_config, axis_name=None)
-  new, _ = jax.jit(train_step)(state, _batch(tiny_config))
+  new, metrics = jax.jit(train_step)(state, _batch(tiny_config))
   assert new.target_params == {} and new.target_batch_stats == {}
+  assert 'train/target_distance' not in metrics
+  # Without a predictor a prediction is the projection.
+  assert metrics['train/prediction_std'] == metrics['train/projection_std']
 
 
 def test_tau_zero_equals_stop_gradient(tiny_config):
@@ -248,6 +257,8 @@ def test_collapse_shows_in_the_metrics(tiny_config):
           'projector': projector}), batch)
   assert healthy['train/projection_std'] > 0.3
   assert collapsed['train/projection_std'] < 1e-3
+  assert collapsed['train/prediction_std'] < 1e-3 < healthy[
+      'train/prediction_std']
   assert collapsed['train/embedding_std'] > 0.1
 
 

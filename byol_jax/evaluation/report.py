@@ -253,7 +253,7 @@ def _directions(
           'Mean cosines', pick(
               two_views_of_an_image='pairs/positive_cosine',
               different_images='pairs/different_cosine',
-              prediction_and_target='pairs/target_cosine'), high=1.0,
+              prediction_and_target='pairs/target_cosine'), low=0.0, high=1.0,
           note='Of projections, and of predictions with the target\'s '
           'projections of the other view.'),
       charts.line_chart(

@@ -404,7 +404,7 @@ def test_timm_reads_the_folder(norm, tmp_path):
   model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
   data = timm.data.resolve_data_config({}, model=model)
   assert tuple(data['mean']) == tuple(config.augment.mean)
-  assert data['input_size'] == (3, 32, 32)
+  assert list(data['input_size']) == [3, 32, 32]
   for size in _SIZES:
     images = _images(size)
     normalised = (images - np.float32(data['mean'])) / np.float32(data['std'])

@@ -116,7 +116,9 @@ class SignsTest(parameterized.TestCase):
   @parameterized.parameters(
       # Measured: ResNets 10 to 50, random, with batch statistics.
       (0.327, 0.79, 96.7, 99.4), (0.416, 0.80, 45.4, 66.3),
-      (0.739, 0.81, 255.7, 136.0))
+      (0.739, 0.81, 255.7, 136.0),
+      # ResNet-50 without normalisation, and with layer norm.
+      (0.266, 0.338, 204.1, 81.0), (0.126, 0.142, 229.0, 90.9))
   def test_no_alarm_on_random_initialisation(
       self, embedding_std, projection_std, embedding_rank, projection_rank):
     self.assertEqual(diagnostics.collapse_signs({

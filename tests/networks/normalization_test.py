@@ -1,0 +1,246 @@
+"""Every normalisation against NumPy, over devices, and apart from the batch."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax.networks import affine_init
+from byol_jax.networks import network as network_lib
+from byol_jax.networks import normalization
+
+CHANNELS = 8
+GROUPS = 4
+EPSILON = 1e-5
+SHAPES = {'encoder': (8, 3, 5, CHANNELS), 'projector': (8, CHANNELS)}
+NORMS = [norm for norm in config_lib.NORMS if norm != 'affine_init']
+
+
+def _create(norm, part, axis_name=None):
+  config = config_lib.get_base_config()
+  config[f'{part}_norm'] = norm
+  config.norm_groups = GROUPS
+  return normalization.create_normalization(
+      config, part, axis_name=axis_name).norm(name='norm')
+
+
+def _inputs(part, seed=0):
+  """A batch away from zero, unlike from channel to channel."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(1.0, 2.0, SHAPES[part]) * rng.uniform(0.5, 2.0, CHANNELS)
+  scale, bias = rng.normal(1.0, 0.3, (2, CHANNELS))
+  return x, scale, bias
+
+
+def _reference(norm, x, scale, bias, num_devices=1):
+  """What each normalisation is, in float64."""
+  if norm == 'none':
+    return x
+  if norm == 'batch_local' and num_devices > 1:
+    return np.concatenate([
+        _reference('batch', share, scale, bias)
+        for share in np.split(x, num_devices)])
+  places = tuple(range(1, x.ndim - 1))
+  if norm in ('batch', 'batch_local'):
+    parts, axes = x, (0, *places)
+  elif norm == 'instance' and places:
+    parts, axes = x, places
+  else:
+    count = GROUPS if norm == 'group_ws' else 1
+    parts = x.reshape(*x.shape[:-1], count, -1)
+    axes = (*places, -1)
+  mean = parts.mean(axis=axes, keepdims=True)
+  variance = ((parts - mean)**2).mean(axis=axes, keepdims=True)
+  normal = (parts - mean) / np.sqrt(variance + EPSILON)
+  return normal.reshape(x.shape) * scale + bias
+
+
+def _variables(norm, module, x, scale, bias):
+  variables = module.init(jax.random.key(0), x, train=False)
+  if norm == 'none':
+    assert not variables
+    return variables
+  assert variables['params']['scale'].shape == (CHANNELS,)
+  return variables | {'params': {
+      'scale': jnp.float32(scale), 'bias': jnp.float32(bias)}}
+
+
+def _apply(module, variables, x):
+  return module.apply(variables, x, train=True, mutable=['batch_stats'])
+
+
+@pytest.mark.parametrize('part', SHAPES)
+@pytest.mark.parametrize('norm', NORMS)
+def test_forward_and_gradient_are_those_of_numpy(norm, part):
+  """Gradients by x, scale and offset, along a random direction of each."""
+  inputs = _inputs(part)
+  module = _create(norm, part)
+  x, scale, bias = map(jnp.float32, inputs)
+  variables = _variables(norm, module, x, scale, bias)
+  weight = np.random.default_rng(1).normal(size=x.shape)
+
+  def loss(variables, x):
+    y, _ = _apply(module, variables, x)
+    return jnp.sum(y * jnp.float32(weight)), y
+
+  (by_variables, by_x), y = jax.jit(jax.grad(
+      loss, argnums=(0, 1), has_aux=True))(variables, x)
+  np.testing.assert_allclose(
+      y, _reference(norm, *inputs), rtol=1e-4, atol=1e-4)
+
+  params = by_variables.get('params', {})
+  grads = (by_x, params.get('scale', np.zeros(CHANNELS)),
+           params.get('bias', np.zeros(CHANNELS)))
+  rng = np.random.default_rng(2)
+  for i, grad in enumerate(grads):
+    direction = rng.normal(size=inputs[i].shape)
+
+    def moved(step, i=i, direction=direction):
+      at = [v + step * direction if n == i else v
+            for n, v in enumerate(inputs)]
+      return np.sum(weight * _reference(norm, *at))
+
+    expected = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    found = np.sum(np.asarray(grad, np.float64) * direction)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_one_device_against_four(norm):
+  """All are equal but `batch_local`, which is what it is for."""
+  part = 'encoder'
+  inputs = _inputs(part)
+  x, scale, bias = map(jnp.float32, inputs)
+  weight = jnp.float32(np.random.default_rng(1).normal(size=x.shape))
+  variables = _variables(norm, _create(norm, part), x, scale, bias)
+  spread = _create(norm, part, 'batch')
+
+  def grad(variables, x, weight):
+    def loss(x):
+      y, updated = _apply(spread, variables, x)
+      return jnp.sum(y * weight), (y, updated)
+    return jax.grad(loss, has_aux=True)(x)
+
+  shares = [v.reshape(4, 2, *v.shape[1:]) for v in (x, weight)]
+  by_x, (y, updated) = jax.pmap(
+      grad, axis_name='batch', in_axes=(None, 0, 0))(variables, *shares)
+  by_x, y = (np.reshape(v, x.shape) for v in (by_x, y))
+
+  expected = _reference(norm, *inputs, num_devices=4)
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+  direction = np.random.default_rng(2).normal(size=x.shape)
+
+  def moved(step):
+    return np.sum(np.asarray(weight, np.float64) * _reference(
+        norm, inputs[0] + step * direction, *inputs[1:], num_devices=4))
+
+  np.testing.assert_allclose(
+      np.sum(by_x * direction), (moved(1e-5) - moved(-1e-5)) / 2e-5,
+      rtol=2e-3, atol=2e-3)
+  whole = _reference(norm, *inputs)
+  assert np.allclose(expected, whole, atol=1e-3) == (norm != 'batch_local')
+  # Whatever they normalise by, all devices keep the same running statistics.
+  for running in jax.tree.leaves(updated):
+    np.testing.assert_array_equal(running, np.stack([running[0]] * 4))
+
+
+def test_local_running_statistics_are_the_mean_over_devices():
+  x, _, _ = _inputs('encoder')
+  module = _create('batch_local', 'encoder', 'batch')
+  variables = module.init(jax.random.key(0), jnp.float32(x), train=False)
+  _, updated = jax.pmap(
+      functools.partial(_apply, module), axis_name='batch',
+      in_axes=(None, 0))(variables, jnp.float32(x).reshape(4, 2, *x.shape[1:]))
+  shares = np.split(x, 4)
+  momentum = config_lib.get_base_config().batch_norm_momentum
+  for name, start, statistic in (('mean', 0.0, np.mean), ('var', 1.0, np.var)):
+    expected = momentum * start + (1 - momentum) * np.mean(
+        [statistic(share, axis=(0, 1, 2)) for share in shares], axis=0)
+    np.testing.assert_allclose(
+        updated['batch_stats'][name][0], expected, rtol=1e-4)
+
+
+def test_local_layers_stay_local_among_synchronised_ones():
+  """`synchronized`, which is for users' layers, leaves them alone."""
+  module = _create('batch_local', 'projector', 'batch')
+  with normalization.synchronized('batch'):
+    module.init(jax.random.key(0), jnp.ones((2, CHANNELS)), train=False)
+  assert module.axis_name is None
+
+
+def _config(norm):
+  config = config_lib.get_base_config()
+  config.encoder, config.image_size = 'resnet10', 16
+  config.resnet.update(width=1 / 16, stem='cifar')
+  config.projector.update(hidden_size=16, output_size=8)
+  config.predictor.hidden_size = 16
+  config.norm_groups = 4
+  config.encoder_norm = config.projector_norm = config.predictor_norm = norm
+  return config
+
+
+def _images(count, seed=0):
+  rng = np.random.default_rng(seed)
+  images = rng.random((count, 16, 16, 3), np.float32)
+  # A colour cast of its own, so that examples differ in their statistics.
+  return jnp.asarray(0.5 * images + 0.5 * rng.random((count, 1, 1, 3),
+                                                     np.float32))
+
+
+@pytest.mark.parametrize('norm', [
+    'group_ws', 'layer', 'instance', 'none', 'affine_init', 'batch'])
+def test_an_example_does_not_depend_on_its_batch(norm):
+  """In training too: no statistics of the batch, all through the network."""
+  network = network_lib.create_network(_config(norm), None)
+  images = _images(8)
+  variables = jax.jit(network.init)(jax.random.key(0), images)
+  assert ('batch_stats' in variables) == (norm == 'batch')
+  apply = jax.jit(functools.partial(
+      network.apply, train=True, mutable=['batch_stats']))
+  whole, _ = apply(variables, images)
+  other, _ = apply(variables, jnp.concatenate([images[:1], _images(7, 1)]))
+  independent = all(
+      np.allclose(getattr(whole, name)[0], getattr(other, name)[0],
+                  rtol=1e-4, atol=1e-5)
+      for name in ('embedding', 'projection', 'prediction'))
+  assert independent == (norm != 'batch')
+  assert float(jnp.std(whole.prediction, axis=0).mean()) > 1e-4
+
+
+def test_affine_layers_start_as_batch_normalisation_would():
+  """Zero mean and unit variance on the first batch, layer after layer."""
+  network = network_lib.create_network(_config('affine_init'), None)
+  images = _images(32)
+  variables = jax.jit(network.init)(jax.random.key(0), images)
+  _, seen = network.apply(
+      variables, images, mutable=['intermediates'],
+      capture_intermediates=lambda module, _: isinstance(
+          module, affine_init.Affine))
+  outputs = {
+      '/'.join(key.key for key in path[1:-2]): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(seen)}
+  assert len(outputs) == 14
+  for name, y in outputs.items():
+    y = np.asarray(y).reshape(-1, y.shape[-1])
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-4, err_msg=name)
+    # The last one of a residual branch starts at zero.
+    last = name.startswith('encoder/group') and name.endswith('norm2')
+    np.testing.assert_allclose(
+        y.std(axis=0), 0 if last else 1, atol=5e-3, err_msg=name)
+
+
+def test_affine_init_knows_its_formula():
+  """gamma / sigma and -gamma mu / sigma; without the batch, wrong ones."""
+  x, _, _ = _inputs('encoder')
+  gamma = 0.5
+  module = affine_init.Affine(
+      epsilon=EPSILON, scale_init=nn.initializers.constant(gamma))
+  params = module.init(jax.random.key(0), jnp.float32(x), train=True)['params']
+  sigma = np.sqrt(x.var(axis=(0, 1, 2)) + EPSILON)
+  np.testing.assert_allclose(params['scale'], gamma / sigma, rtol=1e-5)
+  np.testing.assert_allclose(
+      params['bias'], -gamma * x.mean(axis=(0, 1, 2)) / sigma, rtol=1e-4)

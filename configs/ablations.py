@@ -352,9 +352,15 @@ ABLATIONS: Mapping[str, Ablation] = {
 
 
 def get_study_config() -> ml_collections.ConfigDict:
-  """The base `cifar10`: the quickstart, short enough for a grid of runs."""
+  """The base `cifar10`: the quickstart, small enough for a grid of runs.
+
+  Half its width and half its epochs: a run takes under three minutes on two
+  CPU cores, and two seeds of the thirteen rows about 70.
+  """
   config = quickstart.get_config()
-  config.num_epochs = 4
+  config.num_epochs = 5
+  config.resnet.width = 0.25
+  config.norm_groups = 4  # of 16 channels and more: four each, as in the paper
   return config
 
 

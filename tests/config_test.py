@@ -71,6 +71,10 @@ def test_presets_of_the_original(epochs, steps, warmup, rate):
     ('linear.momentum', 1.5, 'expected in [0, 1]'),
     ('linear.base_learning_rate', -0.1, 'expected at least 0'),
     ('norm_epsilon', 0.0, 'expected at least 1e-12'),
+    ('weight_standardization_epsilon', 0.0, 'expected at least 1e-12'),
+    ('encoder_norm', 'bn', 'expected one of batch, batch_local, group_ws, '
+     'layer, instance, none, affine_init'),
+    ('predictor_norm', 'weight', 'config.predictor_norm is \'weight\''),
     ('trust_coefficient', -1.0, 'expected at least 0'),
     ('predictor_learning_rate_multiplier', -1.0, 'expected at least 0'),
     ('seed', -1, 'config.seed is -1, expected at least 0'),
@@ -91,6 +95,47 @@ def test_broken_rules(field, value, message):
     config_lib.validate(config, num_devices=4)
   assert message in str(error.value)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('fields, message', [
+    (dict(encoder_norm='group_ws', norm_groups=24),
+     'config.norm_groups is 24 and config.resnet.width gives 64 channels, '
+     'expected a divisor: 1, 2, 4, 8, 16, 32, 64'),
+    ({'projector_norm': 'group_ws', 'projector.hidden_size': 100},
+     'config.projector.hidden_size gives 100 channels, expected a divisor: '
+     '1, 2, 4, 5, 10, 20, 25, 50'),
+    # A group of one number is its own mean.
+    ({'predictor_norm': 'group_ws', 'predictor.hidden_size': 16},
+     'expected a divisor: 1, 2, 4, 8'),
+    (dict(projector_norm='affine_init', batch_size=1),
+     'config.batch_size is 1 in 1 micro-batches, expected at least 2'),
+    (dict(encoder_norm='affine_init', batch_size=8, accumulation_steps=8),
+     'config.batch_size is 8 in 8 micro-batches, expected at least 2'),
+    (dict(encoder_norm='instance', image_size=32), 'expected more than 32'),
+    ({'encoder_norm': 'none', 'resnet.zero_gamma': True}, 'needs scales'),
+])
+def test_norms_that_cannot_work(fields, message):
+  config = config_lib.get_base_config()
+  for field, value in fields.items():
+    config_lib.set_field(config, field, value)
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.validate(config)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_a_head_without_layers_to_normalise_has_no_groups():
+  config = config_lib.get_base_config()
+  config.predictor_norm = 'group_ws'
+  config.predictor.update(depth=1, hidden_size=1)
+  config_lib.validate(config)
+
+
+def test_a_custom_encoder_has_its_own_norm():
+  config = config_lib.get_base_config()
+  config.encoder_norm = 'layer'
+  with pytest.raises(config_lib.ConfigError, match='build the layers into it'):
+    config_lib.validate(config, custom_encoder=True)
 
 
 def test_negatives_need_l2():

@@ -35,8 +35,6 @@ def _assert_equal(a, b):
         x, y, err_msg=jax.tree_util.keystr(path), strict=True)
 
 
-
-
 def _pretrain(config, workdir, encoder):
   loop.pretrain(config, str(workdir), encoder)
   return _state(workdir, encoder)
@@ -59,9 +57,11 @@ def _killed_at(monkeypatch, step):
   monkeypatch.setattr(devices, 'prefetch', dying)
 
 
+@pytest.mark.parametrize('norm', ['batch', 'affine_init'])
 def test_resuming_equals_never_stopping(
-    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+    norm, tiny_config, tiny_encoder, tmp_path, monkeypatch):
   """Killed twice, once before any save, a run ends bit for bit the same."""
+  tiny_config.projector_norm = tiny_config.predictor_norm = norm
   expected = _pretrain(tiny_config, tmp_path / 'whole', tiny_encoder)
   for step in (3, 6):
     with monkeypatch.context() as patch:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes and enters the environment; sourced by the other scripts.
 #
 #   source launch/environment.sh EXTRAS     # such as dev, or dev,cuda
@@ -49,7 +50,7 @@ _enter_environment() {
     echo "installing into $venv with $("$python" --version)"
     "$python" -m venv "$venv" || return 1
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --editable "$project[$extras]" || return 1
+      --editable "${project}[$extras]" || return 1
     echo "$stamp" > "$venv/.byol_jax"
   fi
   # shellcheck disable=SC1091

@@ -26,11 +26,14 @@ def standardize(kernel: jax.Array, epsilon: float) -> jax.Array:
   Returns:
     f[..., inputs, outputs]. A channel of equal weights becomes zero.
   """
-  axes = tuple(range(kernel.ndim - 1))
-  centred = kernel - jnp.mean(kernel, axis=axes, keepdims=True)
-  variance = jnp.mean(jnp.square(centred), axis=axes, keepdims=True)
-  return centred * lax.rsqrt(jnp.maximum(
+  # Two-dimensional: over the axes of a 1x1 kernel as they are, XLA takes seven
+  # times as long for the gradient on a CPU.
+  flat = kernel.reshape(-1, kernel.shape[-1])
+  centred = flat - jnp.mean(flat, axis=0, keepdims=True)
+  variance = jnp.mean(jnp.square(centred), axis=0, keepdims=True)
+  factor = lax.rsqrt(jnp.maximum(
       variance, jnp.asarray(epsilon, kernel.dtype)))
+  return (centred * factor).reshape(kernel.shape)
 
 
 class _Standardized(nn.Module):

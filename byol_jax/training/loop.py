@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -42,6 +43,7 @@ class Setup:
   network: network_lib.Network
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
+  create_abstract_state: Callable[[], state_lib.TrainState]  # shapes, types
   create_batches: Callable[[int], Iterator[Any]]  # from a step on
   # Names with scalars or distributions.
   evaluate: Callable[[state_lib.TrainState], Iterable[tuple[str, Any]]]
@@ -88,6 +90,9 @@ def set_up(
       network=network, p_train_step=devices.pmap_train_step(train_step),
       create_state=start.make_create_first_state(
           network, tx, config, train_source),
+      create_abstract_state=functools.partial(
+          jax.eval_shape,
+          state_lib.make_create_train_state(network, tx, config)),
       create_batches=create_batches,
       evaluate=periodic.Evaluator(
           config, network, train_source, test_source).run,
@@ -161,7 +166,7 @@ def _first_state(
   for line in config_lib.differences(
       config_lib.from_dict(saved['config']), config):
     print(f'note: the config changed since the last save: {line}')
-  like = jax.eval_shape(setup.create_state)
+  like = setup.create_abstract_state()
   print(f'continuing {workdir} at step {step}')
   return checkpoints.restore_state(step, like), note | {
       k: saved[k] for k in ('examples_seen', 'seconds', 'wall_seconds')}

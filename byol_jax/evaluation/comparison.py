@@ -159,7 +159,8 @@ def _read_run(
     '' of a finished run and otherwise what became of it; `error`, the whole
     message of one that failed; `collapsed`; `signs` of it; `figures`, by name:
     whatever `result.json` holds, `gain_linear_top1` and `gain_knn_top1` over
-    random initialisation, and ranks; or `seconds` alone.
+    random initialisation, ranks, and the mean cosine of different images'
+    projections; or `seconds` alone.
   """
   result = _read_json(workdir / 'result.json')
   curves = history.read_curves(workdir)
@@ -189,7 +190,8 @@ def _read_figures(
   if result:
     figures |= {
         'embedding_rank': last.get('diagnostics/embedding_rank'),
-        'projection_rank': last.get('diagnostics/projection_rank')} | result
+        'projection_rank': last.get('diagnostics/projection_rank'),
+        'different_cosine': last.get('pairs/different_cosine')} | result
   for name in PROTOCOLS:
     if {name, f'random_init_{name}'} <= result.keys():
       figures[f'gain_{name}'] = round(

@@ -114,6 +114,7 @@ def _cells(row: Row, measured: list[str]) -> dict[str, str]:
   return cells | {
       'rank of embedding': _figure(row, 'embedding_rank'),
       'rank of projection': _figure(row, 'projection_rank'),
+      'cosine of different images': _figure(row, 'different_cosine', '.2f'),
       'collapsed': outcome if outcome == 'no' else f'**{outcome}**',
       'published': row['published'].partition(' (')[0] or '–',
       'minutes': f'{row["figures"]["seconds"]["mean"] / 60:.1f}'}
@@ -161,6 +162,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
   yield (
       '- Rank is the effective rank on test images (Roy and Vetterli 2007): '
       'how many directions they use.')
+  yield (
+      '- Cosine of different images: the mean over pairs of views of different '
+      'images, of their projections. 0 where images are told apart, 1 where '
+      'all are one.')
   yield (
       '- Differs in: the fields that are not as in '
       f'{comparison["baseline"]}; those that all runs share are in the JSON.')

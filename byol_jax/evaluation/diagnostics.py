@@ -175,13 +175,9 @@ def likely_causes(config: ml_collections.ConfigDict) -> list[str]:
   Returns:
     One or two sentences for each; none for a sound configuration.
   """
-  causes = [] if config.beta else _causes_without_negatives(config)
-  if not _has_normalization(config):
-    causes.append(
-        'config.encoder_norm and config.projector_norm=none: the default '
-        'initialisation sends all images nearly one way, and nothing undoes '
-        'it (0.1 % in the second paper, as others report it). Set them to '
-        'affine_init, group_ws or batch.')
+  causes = []
+  if not config.beta:  # negatives guard against all of these
+    causes += _causes_in_target(config) + _causes_in_norms(config)
   if config.optimizer == 'lars' and not config.exclude_bias_and_norm:
     causes.append(
         'config.exclude_bias_and_norm=False: LARS scales the steps of biases '
@@ -200,7 +196,7 @@ def likely_causes(config: ml_collections.ConfigDict) -> list[str]:
   return causes
 
 
-def _causes_without_negatives(config: ml_collections.ConfigDict) -> list[str]:
+def _causes_in_target(config: ml_collections.ConfigDict) -> list[str]:
   """What nothing but the predictor and a slow target guards against."""
   causes = []
   is_ema = config.target == 'ema'
@@ -228,13 +224,27 @@ def _causes_without_negatives(config: ml_collections.ConfigDict) -> list[str]:
   return causes
 
 
-def _has_normalization(config: ml_collections.ConfigDict) -> bool:
-  """Whether encoder or projector has any; of a user's encoder, one hopes."""
-  return (
-      config.encoder not in config_lib.ENCODERS
-      or config.encoder_norm != 'none'
-      # A projector has one after each of its layers but the last.
-      or config.projector.depth > 1 and config.projector_norm != 'none')
+def _causes_in_norms(config: ml_collections.ConfigDict) -> list[str]:
+  """Projections that start out nearly one way, and no norm to part them."""
+  if config.encoder not in config_lib.ENCODERS:
+    return []  # a user's own may have any
+  norms = {config.encoder_norm}
+  if config.projector.depth > 1:  # its last layer has none
+    norms |= {config.projector_norm}
+  if norms == {'none'}:
+    return [
+        'config.encoder_norm and config.projector_norm=none: the default '
+        'initialisation sends all images nearly one way, and nothing undoes '
+        'it (0.1 % in the second paper, as others report it). Set them to '
+        'affine_init, group_ws or batch.']
+  if norms <= {'none', 'layer', 'instance'}:
+    return [
+        f'config.encoder_norm={config.encoder_norm} and config.projector_norm='
+        f'{config.projector_norm}: neither takes off what all images have in '
+        'common, which at first is nearly everything (layer everywhere '
+        'collapses in docs/ablations.md). Set one of them to affine_init or '
+        'batch.']
+  return []
 
 
 # Peak rates within which an optimizer is known to train, with room to spare.

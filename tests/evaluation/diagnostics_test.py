@@ -173,8 +173,10 @@ class CausesTest(parameterized.TestCase):
       {'optimizer': 'sgd', 'base_learning_rate': 0.05},
       {'optimizer': 'sgd', 'base_learning_rate': 2.0, 'batch_size': 128},
       # Few images, and no statistics of them.
-      {'batch_size': 16, 'encoder_norm': 'layer', 'projector_norm': 'layer',
-       'predictor_norm': 'none'})
+      {'batch_size': 16, 'encoder_norm': 'group_ws',
+       'projector_norm': 'layer', 'predictor_norm': 'none'},
+      # Nothing undoes the start but negatives.
+      {'encoder_norm': 'layer', 'projector_norm': 'none', 'beta': 1.0})
   def test_none_for_what_does_not_collapse(self, **fields):
     config = _config(fields)
     self.assertEqual(diagnostics.likely_causes(config), [])
@@ -194,6 +196,9 @@ class CausesTest(parameterized.TestCase):
       ({'base_tau': 0.0, 'tau_schedule': 'constant'}, 'config.base_tau=0:'),
       ({'encoder_norm': 'none', 'projector_norm': 'none'}, 'affine_init'),
       ({'encoder_norm': 'none', 'projector.depth': 1}, 'affine_init'),
+      ({'encoder_norm': 'layer', 'projector_norm': 'layer'},
+       'encoder_norm=layer and config.projector_norm=layer: neither takes'),
+      ({'encoder_norm': 'none', 'projector_norm': 'instance'}, 'neither takes'),
       ({'exclude_bias_and_norm': False}, 'exclude_bias_and_norm=False'),
       # LARS's rate with the others, and theirs with LARS.
       ({'optimizer': 'adamw'}, 'a peak of 3.2'),

@@ -91,7 +91,8 @@ def override(
           'config', config, flag_values=values, sys_argv=argv)
     values(argv)
   except (flags.Error, *jobs.CONFIG_ERRORS) as error:
-    raise config_lib.ConfigError(f'--config: {error}') from None
+    raise config_lib.ConfigError(
+        jobs.without_traceback(f'--config: {error}')) from None
   return values.config
 
 
@@ -127,6 +128,8 @@ def _restore(overrides: Sequence[str]) -> tuple[
 def _initialise(overrides: Sequence[str]) -> tuple[
     ml_collections.ConfigDict, Any, Any]:
   """The same of a config that no run has trained."""
+  import jax
+
   from byol_jax.data import sources
   from byol_jax.networks import network as network_lib
   from byol_jax.training import optimizers
@@ -135,11 +138,13 @@ def _initialise(overrides: Sequence[str]) -> tuple[
     raise config_lib.ConfigError(
         '--checkpoint=random needs --config=configs/NAME.py')
   config = override(_CONFIG.value, overrides)
-  config_lib.validate(config)
+  starts_from_data = config_lib.starts_from_data(config)
+  config_lib.validate(
+      config, num_devices=jax.device_count() if starts_from_data else 1)
   network = network_lib.create_network(config, None)
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
   source = None
-  if config_lib.starts_from_data(config):
+  if starts_from_data:
     source = sources.create_source(config, config.train_split)
   return config, network, start.make_create_first_state(
       network, tx, config, source)()

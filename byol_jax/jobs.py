@@ -49,7 +49,7 @@ def _check_config_file(argv: Sequence[str]) -> None:
           'configs/quickstart.py')
 
 
-def _without_traceback(message: str) -> str:
+def without_traceback(message: str) -> str:
   """A config file's ValueError reaches absl with its traceback as text."""
   if 'Traceback' not in message:
     return message
@@ -64,7 +64,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     _check_config_file(argv)
     return flags.FLAGS(argv)
   except flags.Error as error:
-    _fail(f'{_without_traceback(str(error))} (--help lists the flags)')
+    _fail(f'{without_traceback(str(error))} (--help lists the flags)')
   except CONFIG_ERRORS as error:
     # The text of a KeyError would be quoted; that of a SyntaxError is more
     # than its first argument.

@@ -19,6 +19,7 @@
 | beta_*, beta_*_temperature_* | Table 18 |
 | predictor_linear, predictor_3_layers, projector_*_predictor_* | Table 14 |
 | projection_size_* | Table 14 |
+| head_width_* | not in the paper |
 | loss_layer, loss_batch, loss_none | Table 20 |
 | batch_over_* (by accumulation), true_batch_* | Table 16, appendix G |
 | no_*, crops_*, symmetric_views | Table 17 |
@@ -200,6 +201,10 @@ _HEADS = {
        for size, published in (
            (16, '69.9'), (32, '71.3'), (64, '72.2'), (128, '72.5'),
            (512, '72.6'))},
+    **{f'head_width_{width}': Ablation(
+        'not in the paper: hidden layers of both heads', '',
+        {'projector.hidden_size': width, 'predictor.hidden_size': width})
+       for width in (256, 1024, 2048)},
 }
 
 _LOSS = {
@@ -223,9 +228,9 @@ _BATCH = {
         {'batch_size': 512, 'num_epochs': 1000, 'base_learning_rate': 0.4,
          'base_tau': 0.9995, 'weight_decay': 1.5e-6},
         'its batch is 128 already'),
-    'true_batch_256': Ablation(
+    **{f'true_batch_{size}': Ablation(
         'not in the paper; the rate scales with the batch, tau does not', '',
-        {'batch_size': 256}, 'its batch is 128 already'),
+        {'batch_size': size}) for size in (32, 64, 256)},
 }
 
 _NO_COLOR = _views(jitter_prob=0.0, grayscale_prob=0.0)

@@ -73,6 +73,9 @@ class JobTest(parameterized.TestCase):
        '--protocol is empty'),
       ('evaluate', ['--checkpoint=random', '--config=/nowhere.py'],
        '--config=/nowhere.py: there is no such file'),
+      ('evaluate',
+       ['--checkpoint=random', '--config=configs/ablations.py:tau0'],
+       'error: --config: no ablation \'tau0\': did you mean tau_0?'),
       ('report', ['--workdir=/nowhere'], 'no config.json in /nowhere'))
   def test_slips_are_one_line(self, job, arguments, message):
     done = _run(job, *arguments)

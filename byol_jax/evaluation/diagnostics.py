@@ -11,11 +11,13 @@ from byol_jax.evaluation import features as features_lib
 
 # Rows that the effective rank looks at; it hardly moves beyond.
 _MAX_ROWS = 10_000
+# That must be possible for a rank below 3 to be a sign.
+_MIN_DIRECTIONS = 8
 
 # Below these a figure is a sign of collapse. ResNets of depth 10 to 50, just
 # initialised, have embeddings above 0.3 and projections above 0.75 with batch
 # statistics, both above 0.25 without any normalisation, above 0.12 with layer
-# norm, and above 40 directions; runs that collapse end below 0.04. Embeddings
+# norm, and above 40 directions; runs that collapse end below 0.05. Embeddings
 # follow a ReLU, so their mean is far from zero and their spread is lower than
 # that of projections. Figures of whole test images (diagnostics/) are lower
 # than those of views (train/), whose running statistics they are normalised
@@ -89,7 +91,8 @@ def spread(rows: np.ndarray) -> float:
 def run(features: features_lib.Features) -> Iterator[tuple[str, float]]:
   """Measures embeddings, and the heads' outputs where they were extracted.
 
-  Up to 10 000 rows are looked at, evenly spaced.
+  Up to 10 000 rows are looked at, evenly spaced. No rank where rows or
+  dimensions are too few for a low one to mean anything.
 
   Yields:
     `diagnostics/embedding_rank`, `diagnostics/embedding_std`, and the same
@@ -100,7 +103,8 @@ def run(features: features_lib.Features) -> Iterator[tuple[str, float]]:
     rows = getattr(features, name)
     if rows is not None:
       rows = rows[::-(-len(rows) // _MAX_ROWS)]
-      yield f'diagnostics/{name}_rank', effective_rank(rows)
+      if min(len(rows) - 1, rows.shape[1]) >= _MIN_DIRECTIONS:
+        yield f'diagnostics/{name}_rank', effective_rank(rows)
       yield f'diagnostics/{name}_std', spread(rows)
 
 
@@ -160,9 +164,9 @@ def causes_or_where_to_look(config: ml_collections.ConfigDict) -> list[str]:
   """What to say of a run that collapsed: sentences, at least one."""
   return likely_causes(config) or [
       'None of the settings known to cause it is in this config: look at the '
-      'learning rate (train/update_norm against train/param_norm), at batch '
-      'statistics over few images on each device, and at augmentations that '
-      'leave two views nothing in common, or everything (views.png).']
+      'learning rate (train/update_norm against train/param_norm), at what '
+      'normalises projections, and at augmentations that leave two views '
+      'nothing in common, or everything (views.png).']
 
 
 def likely_causes(config: ml_collections.ConfigDict) -> list[str]:

@@ -165,17 +165,21 @@ def restore_workdir(
 
 
 def load_weights(
-    state: state_lib.TrainState, workdir: str, encoder: nn.Module | None,
+    state: state_lib.TrainState, config: ml_collections.ConfigDict,
+    encoder: nn.Module | None,
 ) -> state_lib.TrainState:
-  """A fresh `state` with another run's weights and batch statistics.
+  """A fresh `state` with the weights and statistics of `config.init_from`.
 
   The optimizer, the step and the probe start anew; heads and encoder, online
   and target, come over.
 
   Raises:
-    ConfigError: if a parameter's shape is another, naming the first.
+    ConfigError: if a normalisation or a parameter's shape is another, naming
+      the first.
   """
-  source = restore_workdir(workdir, encoder)[2]
+  workdir = config.init_from
+  there, _, source = restore_workdir(workdir, encoder)
+  _check_same_norms(there, config)
   if not source.target_params:  # it had no EMA: its target was itself
     source = source.replace(
         target_params=state_lib.target_parts(source.online_params),
@@ -185,6 +189,19 @@ def load_weights(
   return state.replace(**{
       field: _take_over(getattr(state, field), getattr(source, field), workdir)
       for field in fields})
+
+
+def _check_same_norms(
+    there: ml_collections.ConfigDict, here: ml_collections.ConfigDict) -> None:
+  """Parameters of all norms look alike, and mean something else in each."""
+  for field in ('encoder_norm', 'projector_norm', 'predictor_norm'):
+    # These two differ only in whose statistics they take.
+    norms = {
+        config[field].removesuffix('_local') for config in (there, here)}
+    if len(norms) > 1:
+      raise config_lib.ConfigError(
+          f'config.{field} is {here[field]}, and config.init_from='
+          f'{here.init_from} was trained with {there[field]}: set the same')
 
 
 def _take_over(

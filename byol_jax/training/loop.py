@@ -159,7 +159,7 @@ def _first_state(
   if step is None:
     state = setup.create_state()
     if config.init_from:
-      state = checkpoint.load_weights(state, config.init_from, encoder)
+      state = checkpoint.load_weights(state, config, encoder)
     return devices.replicate(state), note
   saved = checkpoints.restore_run(step)
   checkpoint.check_same_network(saved, note, workdir)

@@ -67,7 +67,10 @@ def make_create_train_state(
     target_key = online_key
 
   def init(key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
-    variables = network.init({'params': key, 'dropout': key}, images)
+    # As in training: what batch normalisation passes on is normalised, and
+    # layers that start from data must see it so.
+    variables = network.init(
+        {'params': key, 'dropout': key}, images, train=True)
     return variables['params'], variables.get('batch_stats', {})
 
   init = jax.jit(init, out_shardings=sharding)

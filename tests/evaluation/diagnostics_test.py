@@ -102,6 +102,28 @@ class SignsTest(parameterized.TestCase):
     for name, sign in zip(diagnostics.THRESHOLDS, signs, strict=True):
       self.assertIn(name, sign)
 
+  @parameterized.parameters(*diagnostics.THRESHOLDS)
+  def test_each_is_a_sign_of_its_own(self, name):
+    """Just below its threshold, whatever the others are."""
+    threshold = {
+        'train/embedding_std': 0.05, 'train/projection_std': 0.1,
+        'diagnostics/embedding_std': 0.02, 'diagnostics/projection_std': 0.05,
+        'diagnostics/embedding_rank': 3.0, 'diagnostics/projection_rank': 3.0,
+    }[name]
+    healthy = {other: 50.0 for other in diagnostics.THRESHOLDS}
+    self.assertLen(diagnostics.collapse_signs(
+        healthy | {name: 0.99 * threshold}), 1)
+    self.assertEqual(diagnostics.collapse_signs(
+        healthy | {name: 1.01 * threshold}), [])
+
+  @parameterized.parameters((100, 2), (4, 64))
+  def test_few_possible_directions_are_no_sign(self, count, size):
+    """Of two dimensions, or four images, no more can be used."""
+    rows = np.random.default_rng(0).normal(size=(count, size))
+    metrics = dict(diagnostics.run(_features(rows, rows)))
+    self.assertNotIn('diagnostics/projection_rank', metrics)
+    self.assertEqual(diagnostics.collapse_signs(metrics), [])
+
   def test_random_features(self):
     rng = np.random.default_rng(0)
     # After a ReLU, as an encoder's embeddings are.
@@ -129,7 +151,7 @@ class SignsTest(parameterized.TestCase):
 
   def test_what_is_not_a_number_is_no_sign(self):
     """The loop stops for it, and the report names it, on their own."""
-    rows = np.full((20, 4), np.nan, np.float32)
+    rows = np.full((20, 8), np.nan, np.float32)
     metrics = dict(diagnostics.run(_features(rows)))
     self.assertTrue(np.isnan(metrics['diagnostics/embedding_rank']))
     self.assertEqual(diagnostics.collapse_signs(metrics), [])
@@ -181,7 +203,7 @@ class CausesTest(parameterized.TestCase):
     config = _config(fields)
     self.assertEqual(diagnostics.likely_causes(config), [])
     (where_to_look,) = diagnostics.causes_or_where_to_look(config)
-    for words in ('None of the settings', 'learning rate', 'statistics',
+    for words in ('None of the settings', 'learning rate', 'normalises',
                   'augmentations'):
       self.assertIn(words, where_to_look)
 

@@ -109,6 +109,26 @@ def test_forward_and_gradient_are_those_of_numpy(norm, part):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize('norm', ['batch', 'group_ws', 'layer', 'instance'])
+def test_statistics_are_float32_in_bfloat16(norm):
+  """Around 50, a mean of bfloat16 would be off by an eighth."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(50, 1, (4, 16, 16, CHANNELS)), jnp.bfloat16)
+  config = config_lib.get_base_config()
+  config.encoder_norm, config.norm_groups = norm, GROUPS
+  module = normalization.create_normalization(
+      config, 'encoder', axis_name=None, dtype=jnp.bfloat16).norm(name='norm')
+  # Flax's own batch normalisation promotes within.
+  with jax.numpy_dtype_promotion('standard'):
+    variables = module.init(jax.random.key(0), x, train=True)
+    y, _ = _apply(module, variables, x)
+  assert y.dtype == jnp.bfloat16
+  expected = _reference(
+      norm, np.asarray(x, np.float64), np.ones(CHANNELS), np.zeros(CHANNELS))
+  np.testing.assert_allclose(
+      np.asarray(y, np.float64), expected, atol=0.03)
+
+
 @pytest.mark.parametrize('norm', NORMS)
 def test_one_device_against_four(norm):
   """All are equal but `batch_local`, which is what it is for."""

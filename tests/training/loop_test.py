@@ -216,8 +216,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   source = _pretrain(config, tmp_path / 'a', tiny_encoder)
   config.init_from = str(tmp_path / 'a')
   setup = loop.set_up(config, tiny_encoder)
-  state = checkpoint.load_weights(
-      setup.create_state(), config.init_from, tiny_encoder)
+  state = checkpoint.load_weights(setup.create_state(), config, tiny_encoder)
   assert int(state.step) == 0
   _assert_equal(state.target_params, source.target_params)
   _assert_equal(state.online_batch_stats, source.online_batch_stats)
@@ -228,8 +227,12 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   config.target = 'stop_gradient'
   without_target = loop.set_up(config, tiny_encoder)
   assert not checkpoint.load_weights(
-      without_target.create_state(), config.init_from, tiny_encoder,
-  ).target_params
+      without_target.create_state(), config, tiny_encoder).target_params
+  # Parameters of the same shapes, which would mean something else.
+  config.projector_norm = 'layer'
+  with pytest.raises(config_lib.ConfigError, match='trained with batch'):
+    loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
+  config.projector_norm = 'batch_local'
   config.projector.output_size = 4
   with pytest.raises(config_lib.ConfigError, match='another network'):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)

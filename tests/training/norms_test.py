@@ -11,6 +11,7 @@ from byol_jax import config as config_lib
 from byol_jax import load_encoder
 from byol_jax.data import pipeline
 from byol_jax.data import sources
+from byol_jax.networks import affine_init
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
@@ -64,6 +65,18 @@ def test_the_first_state_is_that_of_one_device(tiny_config, tiny_encoder):
   chex.assert_trees_all_close(state, alone(images), rtol=1e-3, atol=1e-4)
   other = scale(alone(images[:8]).online_params)
   assert not np.allclose(scale(state.online_params), other, rtol=1e-2)
+  # In training, after a batch norm that normalises, so do these.
+  _, seen = network.apply(
+      {'params': state.online_params,
+       'batch_stats': state.online_batch_stats}, images, train=True,
+      mutable=['batch_stats', 'intermediates'],
+      capture_intermediates=lambda module, _: isinstance(
+          module, affine_init.Affine))
+  layers = jax.tree.leaves(seen['intermediates'])
+  assert len(layers) == 2
+  for layer in layers:
+    np.testing.assert_allclose(jnp.mean(layer, axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(jnp.std(layer, axis=0), 1, atol=5e-3)
   # Online and target each made up for their own weights.
   assert not np.allclose(
       scale(state.online_params), scale(state.target_params), rtol=1e-2)

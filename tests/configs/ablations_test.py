@@ -221,6 +221,8 @@ def _compiled_in_a_moment():
   with jax.numpy_dtype_promotion('standard'):
     yield
   jax.config.update('jax_disable_most_optimizations', False)
+  # Over a hundred programs would exhaust the memory maps of a process.
+  jax.clear_caches()
 
 
 def _take_three_steps(config, encoder):

@@ -14,7 +14,6 @@ from byol_jax.data import sources
 from byol_jax.networks import affine_init
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
-from byol_jax.training import devices
 from byol_jax.training import loop
 from byol_jax.training import start
 from byol_jax.training import state as state_lib
@@ -169,20 +168,3 @@ def test_another_norm_is_another_network(tiny_config, tiny_encoder, tmp_path):
   tiny_config.projector_norm = 'layer'
   with pytest.raises(config_lib.ConfigError, match='projector_norm'):
     loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
-
-
-def test_devices_hold_the_same_state_with_local_statistics(
-    tiny_config, tiny_encoder):
-  """Each normalises by its own share, and none drifts."""
-  tiny_config.projector_norm = tiny_config.predictor_norm = 'batch_local'
-  setup = loop.set_up(tiny_config, tiny_encoder)
-  state = devices.replicate(setup.create_state())
-  batches = setup.create_batches(0)
-  for _ in range(2):
-    state, _ = setup.p_train_step(state, next(batches))
-  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-    first, *others = [np.asarray(s.data) for s in leaf.addressable_shards]
-    assert len(others) == 3
-    for other in others:
-      np.testing.assert_array_equal(
-          first, other, err_msg=jax.tree_util.keystr(path))

@@ -89,7 +89,10 @@ def test_one_device_equals_two_and_four(tiny_config, variant):
   assert np.isfinite(list(map(float, one_metrics.values()))).all()
 
 
-def test_all_devices_hold_the_same_state(tiny_config):
+@pytest.mark.parametrize('norm', ['batch', 'batch_local'])
+def test_all_devices_hold_the_same_state(norm, tiny_config):
+  """Even where each normalises by its own share of the batch."""
+  tiny_config.projector_norm = tiny_config.predictor_norm = norm
   train_step, state = _make(tiny_config)
   p_train_step = devices.pmap_train_step(train_step)
   state = devices.replicate(state)

@@ -6,11 +6,13 @@
 #
 # Each run is configs/ablations.py:NAME,cifar10 in DIR/NAME-SEED, and its words
 # go to log.txt there. What has a result is skipped and what was cut short
-# continues, so running it again goes on where it stopped. A run that fails,
-# such as one that diverges, leaves its reason in failed.txt and does not stop
-# the others; the next time it is tried again. All names come with one seed
-# before the first comes with the next. Then byol_jax.compare writes PATH.md,
-# PATH.png and PATH.json. --dry_run prints the commands and starts none.
+# continues, so running it again goes on where it stopped. A DIR is for one set
+# of --config. overrides: others would mix unlike runs in one table. A run that
+# fails, such as one that diverges, leaves its reason in failed.txt and does not
+# stop the others; the next time it is tried again. All names come with one
+# seed before the first comes with the next. Then byol_jax.compare writes
+# PATH.md, PATH.png and PATH.json. The exit code is 1 if a run failed. --dry_run
+# prints the commands and starts none.
 set -euo pipefail
 
 # In the order of the table; the first is what the others are compared with.
@@ -47,6 +49,38 @@ for argument; do
 done
 cd "$(dirname "$0")/.."
 total=$((${#names[@]} * ${#seeds[@]}))
+
+refuse() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# Before the first run, not after hours.
+check_arguments() {
+  local name seed known
+  ((total)) || refuse 'no runs: expected names in --names and numbers in --seeds'
+  for seed in "${seeds[@]}"; do
+    [[ $seed =~ ^[0-9]+$ ]] \
+      || refuse "--seeds has '$seed', expected numbers from 0, like \"0 1\""
+  done
+  known=$(python -m configs.ablations | grep '^[^ ]')
+  for name in "${names[@]}"; do
+    grep -qFx -- "$name" <<< "$known" \
+      || refuse "no ablation '$name': expected some of ${known//$'\n'/ }"
+  done
+}
+
+# Notes the overrides in the workdir, or refuses if it holds runs of others.
+check_overrides() {
+  local file=$workdir/overrides.txt new
+  new=$(printf '%s\n' ${overrides[@]+"${overrides[@]}"})
+  mkdir -p "$workdir"
+  if [[ -e $file && $(< "$file") != "$new" ]]; then
+    refuse "the runs in $workdir have other overrides" \
+      "($(xargs < "$file")): give these, or another --workdir"
+  fi
+  echo "$new" > "$file"
+}
 
 child=
 stop() {
@@ -89,18 +123,22 @@ run() {
       || reason="error: code $code: $(tail -n 1 "$directory/log.txt")"
     echo "$reason" > "$directory/failed.txt"
     echo "  $reason"
+    failed=$((failed + 1))
   fi
 }
 
 if [[ -z $dry_run ]]; then
   # shellcheck source=launch/environment.sh
   source launch/environment.sh auto
+  check_arguments
+  check_overrides
 fi
 # What two runs compile alike is compiled once: a second seed starts sooner.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$workdir/.compiled}
 
 trap stop INT TERM
 count=0
+failed=0
 for seed in ${seeds[@]+"${seeds[@]}"}; do
   for name in ${names[@]+"${names[@]}"}; do
     count=$((count + 1))
@@ -117,4 +155,8 @@ if [[ -n $dry_run ]]; then
   echo
 else
   "${compare[@]}"
+fi
+if ((failed)); then
+  echo "$failed of $total runs failed: their failed.txt says why"
+  exit 1
 fi

@@ -6,7 +6,7 @@ import math
 
 import ml_collections
 
-from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import collapse
 from byol_jax.evaluation import history
 from byol_jax.evaluation import records as records_lib
 
@@ -33,10 +33,10 @@ def suggest(
     advice.append(
         f'{", ".join(bad)} became NaN or infinite: lower '
         'config.base_learning_rate or lengthen config.warmup_epochs.')
-  signs = diagnostics.collapse_signs(last)
-  advice += signs
+  signs = collapse.find_signs(last)
+  advice += signs.values()
   if signs:
-    advice += diagnostics.causes_or_where_to_look(config)
+    advice += collapse.causes_or_where_to_look(config)
   advice += _against_random(records)
   advice += _past_its_best(curves.get('knn/test_top1'))
   if not signs:

@@ -28,7 +28,7 @@ import textwrap
 from typing import Any
 
 from byol_jax import config as config_lib
-from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import collapse
 from byol_jax.evaluation import history
 from byol_jax.evaluation import records as records_lib
 
@@ -170,7 +170,7 @@ def _read_run(
   error = error.read_text().strip() if error.exists() and not result else ''
   signs = result.get('signs')
   if signs is None:
-    signs = diagnostics.collapse_signs(last)
+    signs = collapse.find_signs(last)
   return {
       'directory': workdir.name,
       'seed': fields.get('seed'),

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 
 from byol_jax.data import examples
-from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
 from byol_jax.evaluation import neighbors
@@ -116,7 +116,7 @@ def evaluate_and_report(
   page = report.write_report(workdir)
   if made:
     print(records.table(made))
-  print(diagnostics.verdict(
+  print(collapse.verdict(
       history.last_values(history.read_curves(workdir)), config))
   print(f'report: {page}')
 
@@ -176,8 +176,8 @@ def create_result(
         100 * record['metrics'][f'{name}/test_top1'], 2)
   curves = history.read_curves(workdir)
   last = history.last_values(curves)
-  if last.keys() & diagnostics.THRESHOLDS.keys():
-    signs = diagnostics.collapse_signs(last)
+  if last.keys() & collapse.THRESHOLDS.keys():
+    signs = list(collapse.find_signs(last).values())
     result |= {'collapsed': bool(signs), 'signs': signs}
   for name in ('embedding_rank', 'projection_rank'):
     if f'diagnostics/{name}' in last:

@@ -20,7 +20,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.evaluation import advice
 from byol_jax.evaluation import charts
-from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import collapse
 from byol_jax.evaluation import gallery as gallery_lib
 from byol_jax.evaluation import history
 from byol_jax.evaluation import page
@@ -120,7 +120,7 @@ def _signs(
     last = history.last_values(curves)
     looked_at = [
         f'{name} {charts.format_number(last[name])}' for name in (
-            *diagnostics.THRESHOLDS, 'pairs/projection_uniformity')
+            *collapse.THRESHOLDS, 'pairs/projection_uniformity')
         if name in last]
     body = page.box(
         'No sign of collapse', [', '.join(looked_at)] if looked_at else [],

@@ -19,7 +19,7 @@ from byol_jax import config as config_lib
 from byol_jax.data import pipeline
 from byol_jax.data import preview_grid
 from byol_jax.data import sources
-from byol_jax.evaluation import diagnostics
+from byol_jax.evaluation import collapse
 from byol_jax.evaluation import final
 from byol_jax.evaluation import periodic
 from byol_jax.networks import network as network_lib
@@ -193,7 +193,6 @@ class Loop:
     self._workdir = workdir
     self._note = note
     self._begin = begin
-    self._warned = set()
 
   def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
     """Trains to the end. The order of operations is a contract.
@@ -234,8 +233,8 @@ class Loop:
     self._batches = setup.create_batches(first_step)
     _, warmup_steps = config_lib.run_length(
         self._config, setup.train_source.num_examples)
-    self._quiet_steps = diagnostics.quiet_steps(
-        warmup_steps, setup.total_steps)
+    self._watch = collapse.Watch(self._config, collapse.quiet_steps(
+        warmup_steps, setup.total_steps))
     self._window = None  # opens when the first step, and its compile, is done
     for line in self._describe():
       self._progress.say(line)
@@ -300,21 +299,11 @@ class Loop:
         loss=metrics['train/loss'], images_per_second=rate,
         seconds_left=(self._setup.total_steps - step) * batch_size
         / max(rate, 1e-9))
-    self._warn_of_collapse(step, metrics)
+    self._watch_for_collapse(step, metrics)
 
-  def _warn_of_collapse(self, step: int, metrics: dict[str, float]) -> None:
-    """Says each sign once, loudly; with the first, what is known to cause it.
-    """
-    if step <= self._quiet_steps:
-      return
-    new = [sign for sign in diagnostics.collapse_signs(metrics)
-           if sign not in self._warned]
-    for sign in new:
-      self._progress.say(f'WARNING: step {step}: {sign}')
-    if new and not self._warned:
-      for cause in diagnostics.causes_or_where_to_look(self._config):
-        self._progress.say(f'WARNING: {cause}')
-    self._warned.update(new)
+  def _watch_for_collapse(self, step: int, metrics: dict[str, float]) -> None:
+    for line in self._watch.look(step, metrics):
+      self._progress.say(line)
 
   def _stop_on_nonfinite(
       self, step: int, names: list[str], metrics: dict[str, float]) -> None:
@@ -348,7 +337,7 @@ class Loop:
         f'{name} {value:.2f}' for name, value in figures.items()
         if not name.startswith('pairs/')) + (
             settings if 'knn/test_top1' in figures else ''))
-    self._warn_of_collapse(step, figures)
+    self._watch_for_collapse(step, figures)
     self._pause(begin)
 
   def _save(self, step: int, state: state_lib.TrainState) -> None:

@@ -5,6 +5,7 @@ import pathlib
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -40,6 +41,7 @@ case "$*" in
       exec sleep 60 ;;
     esac
     echo '{}' > "$workdir/result.json" ;;
+  *configs.ablations*) exec "$REAL_PYTHON" "$@" ;;
   *byol_jax.compare*) printf '%s\n' "$*" >> "$CALLS" ;;
 esac
 '''
@@ -55,7 +57,8 @@ class Grid:
     python.write_text(FAKE)
     python.chmod(0o755)
     self._environment = os.environ | {
-        'PYTHON': str(python), 'BYOL_JAX_VENV': str(directory / 'venv'),
+        'PYTHON': str(python), 'REAL_PYTHON': sys.executable,
+        'BYOL_JAX_VENV': str(directory / 'venv'),
         'CALLS': str(self._calls)}
     self._command = [
         SCRIPT, f'--workdir={self.workdir}', f'--output={directory}/table']
@@ -68,13 +71,22 @@ class Grid:
         # As in a terminal, even where the tests run without one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
-  def run(self, *arguments, **environment):
+  def run(self, *arguments, code=0, **environment):
     """What was said, and what Python was asked: lists of arguments."""
     self._calls.unlink(missing_ok=True)
     process = self.start(*arguments, **environment)
     out, err = process.communicate(timeout=60)
-    assert not process.returncode, err
+    assert process.returncode == code, err
     return out, self.calls()
+
+  def refuse(self, *arguments):
+    """The one line that is said instead of a run."""
+    process = self.start(*arguments)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert not self.calls()
+    (line,) = err.strip().splitlines()
+    return line
 
   def calls(self):
     lines = []
@@ -113,7 +125,8 @@ def test_what_has_a_result_is_skipped(grid):
 
 def test_a_failure_is_noted_and_does_not_stop_the_others(grid):
   arguments = '--names=byol tau_0 tau_1', '--seeds=0'
-  out, calls = grid.run(*arguments, FAIL='byol-0', CRASH='tau_0-0')
+  out, calls = grid.run(
+      *arguments, code=1, FAIL='byol-0', CRASH='tau_0-0')
   assert grid.runs(calls) == ['byol-0', 'tau_0-0', 'tau_1-0']
   assert calls[-1][0] == '-m byol_jax.compare'
   noted = [grid.workdir / name / 'failed.txt' for name in ('byol-0', 'tau_0-0')]
@@ -121,6 +134,7 @@ def test_a_failure_is_noted_and_does_not_stop_the_others(grid):
       'error: train/loss became NaN or infinite in step 77\n',
       'error: code 137: out of memory\n']
   assert 'became NaN' in out
+  assert out.endswith('2 of 3 runs failed: their failed.txt says why\n')
   # The next time it is tried again.
   _, calls = grid.run(*arguments)
   assert grid.runs(calls) == ['byol-0', 'tau_0-0']
@@ -173,9 +187,23 @@ def test_dry_run_starts_nothing_and_the_grid_is_of_ablations(grid):
   assert len(arguments) >= 24
 
 
-def test_a_stray_argument(grid):
-  process = grid.start('--name=byol')
-  _, err = process.communicate(timeout=20)
-  assert process.returncode == 1
-  (line,) = err.strip().splitlines()
-  assert line.startswith("error: unexpected argument '--name=byol'")
+def test_a_slip_is_found_before_the_first_run(grid):
+  assert grid.refuse('--name=byol').startswith(
+      "error: unexpected argument '--name=byol'")
+  line = grid.refuse('--names=byol tau0', '--seeds=0')
+  assert line.startswith("error: no ablation 'tau0': expected some of byol ")
+  assert grid.refuse('--names=byol', '--seeds=0,1').startswith(
+      "error: --seeds has '0,1', expected numbers")
+  assert grid.refuse('--names=').startswith('error: no runs')
+
+
+def test_a_workdir_is_for_one_set_of_overrides(grid):
+  arguments = '--names=byol', '--seeds=0'
+  grid.run(*arguments, '--config.num_epochs=2')
+  grid.run(*arguments, '--config.num_epochs=2')
+  for others in ((), ('--config.num_epochs=3',)):
+    process = grid.start(*arguments, *others)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (line,) = err.strip().splitlines()
+    assert '--config.num_epochs=2' in line and 'another --workdir' in line

@@ -1,6 +1,6 @@
 """One network for both sides: encoder, projector, predictor, online probe."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 import inspect
 from typing import Any
@@ -37,6 +37,33 @@ class Outputs:
   logits: jax.Array | None = None
 
 
+def encode(
+    encoder: nn.Module, images: jax.Array, *, mean: Sequence[float],
+    std: Sequence[float], train: bool,
+) -> jax.Array:
+  """Normalises images and applies an encoder that may take `train`.
+
+  Args:
+    encoder: a bound module.
+    images: f32[B, H, W, C] in [0, 1].
+    mean: subtracted from each channel.
+    std: each channel is divided by it.
+    train: whether to use batch statistics.
+
+  Returns:
+    What the encoder gives, in the type of the images.
+  """
+  mean, std = (
+      jnp.asarray(x, images.dtype).reshape(1, 1, 1, -1) for x in (mean, std))
+  return call(encoder, (images - mean) / std, train=train).astype(images.dtype)
+
+
+def call(module: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
+  """Applies a module, with `train` if it takes that."""
+  takes_train = 'train' in inspect.signature(module.__call__).parameters
+  return module(x, **({'train': train} if takes_train else {}))
+
+
 class Network(nn.Module):
   """Encoder, projector, predictor and probe on images in [0, 1].
 
@@ -61,14 +88,9 @@ class Network(nn.Module):
 
   def encode(self, images: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps images f32[B, H, W, C] in [0, 1] to embeddings f32[B, D]."""
-    mean = jnp.asarray(self.mean, images.dtype).reshape(1, 1, 1, -1)
-    std = jnp.asarray(self.std, images.dtype).reshape(1, 1, 1, -1)
-    takes_train = 'train' in inspect.signature(
-        self.encoder.__call__).parameters
-    kwargs = {'train': train} if takes_train else {}
     with normalization.synchronized(self.axis_name):
-      embedding = self.encoder((images - mean) / std, **kwargs)
-    return embedding.astype(images.dtype)
+      return encode(
+          self.encoder, images, mean=self.mean, std=self.std, train=train)
 
   def project(self, images: jax.Array, *, train: bool = False) -> Outputs:
     """The target side: no prediction, no probe."""
@@ -106,7 +128,7 @@ def create_network(
   of_part = functools.partial(
       normalization.create_normalization, config, axis_name=axis_name)
   if encoder is None:
-    encoder = _create_resnet(config, of_part)
+    encoder = create_encoder(config, axis_name=axis_name)
   has_probe = config.online_probe and num_classes is not None
   return Network(
       encoder=encoder,
@@ -121,17 +143,25 @@ def create_network(
       axis_name=axis_name)
 
 
-def _create_resnet(
-    config: ml_collections.ConfigDict,
-    of_part: Callable[..., normalization.Normalization],
-) -> resnet.ResNet:
+def create_encoder(
+    config: ml_collections.ConfigDict, *, axis_name: str | None = None,
+    **options: Any) -> resnet.ResNet:
+  """The ResNet that `config` describes.
+
+  Args:
+    config: a valid configuration.
+    axis_name: see `create_network`.
+    **options: more attributes of `ResNet`.
+  """
   dtype = jnp.dtype(config.compute_dtype)
   settings = config.resnet.to_dict()
   # `affine_init` starts every residual branch at zero (2010.10241).
   settings['zero_gamma'] |= config.encoder_norm == 'affine_init'
   return resnet.ResNet(
       depth=int(config.encoder.removeprefix('resnet')),
-      normalization=of_part('encoder', dtype=dtype), dtype=dtype, **settings)
+      normalization=normalization.create_normalization(
+          config, 'encoder', axis_name=axis_name, dtype=dtype),
+      dtype=dtype, **settings, **options)
 
 
 def apply_views(

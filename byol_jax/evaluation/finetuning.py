@@ -88,9 +88,7 @@ def initialize(
   Returns:
     `params` and `batch_stats`, by part.
   """
-  # Without its mapped axis, which exists only within a step.
-  module = task.module.clone(axis_name=None)
-  init = functools.partial(module.init, train=False)
+  init = functools.partial(task.module.init, train=False)
   variables = jax.jit(init)(key, jnp.asarray(images))
   return {
       name: {**variables.get(name, {}), **{
@@ -132,24 +130,21 @@ class Trainer:
     """
     state = self._create_state(variables, settings)
     saved = checkpoint.Checkpoints(directory) if directory else None
-    first = saved.latest_step() if saved else None
-    if first:
-      state = saved.restore_state(first, state)
-    else:
-      state = devices.replicate(state)
-    batches = devices.prefetch(make_batches(first or 0))
-    loss = None
-    for step in range((first or 0) + 1, total_steps + 1):
-      state, loss = self._p_step(state, next(batches))
-      if step % max(total_steps // 10, 1) == 0:
-        logging.info('%s: step %d of %d, loss %.3f', what, step, total_steps,
-                     float(loss))
-      if saved and step % save_every_steps == 0 and step < total_steps:
-        saved.save(step, state, {})
-    if saved:
-      saved.close()
-    if loss is not None and not np.isfinite(float(loss)):
-      logging.warning('%s: the loss became NaN or infinite', what)
+    try:
+      first = saved and saved.latest_step() or 0
+      state = (saved.restore_state(first, state) if first
+               else devices.replicate(state))
+      batches = devices.prefetch(make_batches(first))
+      for step in range(first + 1, total_steps + 1):
+        state, loss = self._p_step(state, next(batches))
+        if step % max(total_steps // 10, 1) == 0:
+          logging.info('%s: step %d of %d, loss %.3f', what, step,
+                       total_steps, float(loss))
+        if saved and step % save_every_steps == 0 and step < total_steps:
+          saved.save(step, state, {})
+    finally:
+      if saved:
+        saved.close()
     return jax.device_get(state.variables)
 
   def _create_state(

@@ -83,6 +83,9 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.encoder = 'resnet50'  # resnet{10,18,34,50,101,152,200}
   config.resnet = ml_collections.ConfigDict(dict(
       width=1.0,  # multiplies every number of channels
+      # Of the four groups, before width; () is 64, 128, 256, 512 (and times
+      # four where the blocks are bottlenecks).
+      channels_per_group=(),
       # imagenet (7x7/2, max-pool) | cifar (3x3/1) | stride2 (3x3/2)
       stem='imagenet',
       padding='torch',  # torch (symmetric) | same (the original's)
@@ -272,7 +275,8 @@ _RANGES = {
     'test_crop_ratio': (1e-3, 1), 'projector.depth': (0, None),
     'predictor.depth': (0, None), 'projector.hidden_size': (1, None),
     'projector.output_size': (1, None), 'predictor.hidden_size': (1, None),
-    'resnet.width': (1 / 64, None), 'batch_norm_momentum': (0, 1),
+    'resnet.width': (1 / 64, None), 'resnet.channels_per_group': (1, None),
+    'batch_norm_momentum': (0, 1),
     'base_tau': (0, 1), 'beta': (0, None), 'temperature': (1e-6, None),
     'batch_size': (1, None), 'accumulation_steps': (1, None),
     'num_epochs': (0, None), 'warmup_epochs': (0, None),
@@ -337,6 +341,8 @@ def validate(
     raise ConfigError(
         f'config.beta is {config.beta} with config.loss_normalization='
         f'{config.loss_normalization}; negatives need l2')
+  if not custom_encoder:
+    _validate_channels(config)
   _validate_encoder_norm(config, custom_encoder)
   for part in ('projector', 'predictor'):
     if config[f'{part}_norm'] == 'group_ws' and config[part].depth > 1:
@@ -356,6 +362,26 @@ def starts_from_data(config: ml_collections.ConfigDict) -> bool:
   """Whether initial parameters depend on a first batch of images."""
   return 'affine_init' in (
       config.encoder_norm, config.projector_norm, config.predictor_norm)
+
+
+def _validate_channels(config: ml_collections.ConfigDict) -> None:
+  """The four groups' channels, where they are given one by one."""
+  given = config.resnet.channels_per_group
+  if given and len(given) != 4:
+    raise ConfigError(
+        f'config.resnet.channels_per_group is {given}, expected four numbers, '
+        'or none')
+  bottleneck = int(config.encoder.removeprefix('resnet')) >= 50
+  for channels in (round(config.resnet.width * number) for number in given):
+    if channels < 4 or channels % 4:
+      raise ConfigError(
+          f'config.resnet.channels_per_group is {given} with '
+          f'config.resnet.width={config.resnet.width:g}, expected multiples '
+          'of 4')
+    if config.encoder_norm == 'group_ws':
+      _check_groups(
+          config, 'resnet.channels_per_group',
+          channels // 4 if bottleneck else channels, smallest=1)
 
 
 def _validate_encoder_norm(

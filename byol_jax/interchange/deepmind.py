@@ -3,11 +3,14 @@
 import re
 
 _HEAD = re.compile(r'(projector|predictor)/(linear|batch_norm)(_1)?')
-_STEM = re.compile(r'res_net\d+/~/initial_(conv|batchnorm)(?:_1)?')
+_ENCODER = r'(?:tiny_res_net|res_net\d{2,3})/~/'
+_STEM = re.compile(_ENCODER + r'initial_(conv|batchnorm)(?:_1)?')
 _BLOCK = re.compile(
-    r'res_net\d+/~/block_group_(\d+)/~/block_(\d+)/~/'
-    r'(shortcut_)?(conv|batchnorm)(?:_(\d))?')
-_KEYS = {'w': 'kernel', 'b': 'bias', 'scale': 'scale', 'offset': 'bias'}
+    _ENCODER + r'block_group_(\d)/~/block_(\d{1,3})/~/'
+    r'(?:shortcut_(conv|batchnorm)|(conv|batchnorm)_(\d))')
+# Haiku's name of a parameter: ours.
+PARAMETER_KEYS = {
+    'w': 'kernel', 'b': 'bias', 'scale': 'scale', 'offset': 'bias'}
 
 
 def module_path(module: str) -> tuple[str, ...]:
@@ -34,7 +37,7 @@ def module_path(module: str) -> tuple[str, ...]:
   if match := _BLOCK.fullmatch(module):
     group, block, shortcut, kind, index = match.groups()
     layer = (
-        'shortcut_' + _kind(kind) if shortcut
+        'shortcut_' + _kind(shortcut) if shortcut
         else f'{_kind(kind)}{int(index) + 1}')
     return 'encoder', f'group{int(group) + 1}_block{int(block) + 1}', layer
   raise KeyError(f'no module of the original is named {module!r}')
@@ -42,7 +45,7 @@ def module_path(module: str) -> tuple[str, ...]:
 
 def parameter_path(module: str, key: str) -> tuple[str, ...]:
   """The path of parameter `key` (w, b, scale, offset) of a Haiku module."""
-  return *module_path(module), _KEYS[key]
+  return *module_path(module), PARAMETER_KEYS[key]
 
 
 def _kind(name: str) -> str:

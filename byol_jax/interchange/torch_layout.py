@@ -80,6 +80,11 @@ def check_expressible(config: ml_collections.ConfigDict) -> None:
         'config.resnet.projection_shortcut is '
         f'{settings.projection_shortcut!r}, and the first block of '
         f"torchvision's {config.encoder} has no projection; expected shape")
+  elif settings.channels_per_group:
+    reason = (
+        'config.resnet.channels_per_group is '
+        f"{settings.channels_per_group}, and torchvision's are 64, 128, 256 "
+        'and 512; expected ()')
   elif round(_BASE_CHANNELS * settings.width) != _BASE_CHANNELS:
     reason = (
         f"config.resnet.width is {settings.width:g}, and torchvision's wide "

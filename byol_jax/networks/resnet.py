@@ -97,6 +97,8 @@ class ResNet(nn.Module):
     depth: a key of `BASIC_DEPTHS` or `BOTTLENECK_DEPTHS`.
     normalization: of every convolution.
     width: multiplies every number of channels (64 in the stem).
+    channels_per_group: of the four groups' results, before `width`; empty is
+      64, 128, 256 and 512, and four times as many of bottlenecks.
     stem: `imagenet` (7x7 convolution of stride 2, then 3x3 max-pooling of
       stride 2), `cifar` (3x3 of stride 1, no pooling) or `stride2` (3x3 of
       stride 2, no pooling).
@@ -109,6 +111,7 @@ class ResNet(nn.Module):
   depth: int
   normalization: normalization_lib.Normalization
   width: float = 1.0
+  channels_per_group: tuple[int, ...] = ()
   stem: str = 'imagenet'
   padding: str = 'torch'
   projection_shortcut: str = 'shape'
@@ -134,6 +137,8 @@ class ResNet(nn.Module):
 
     for group, num_blocks in enumerate(blocks):
       channels = base * 2**group * (4 if bottleneck else 1)
+      if self.channels_per_group:
+        channels = round(self.channels_per_group[group] * self.width)
       for block in range(num_blocks):
         stride = 2 if group and not block else 1
         shape_changes = stride != 1 or x.shape[-1] != channels

@@ -25,19 +25,24 @@ BOTTLENECK_DEPTHS = {
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
 
 
-def _pads(kernel_size: int, padding: str) -> str | list[tuple[int, int]]:
+def _pads(
+    kernel_size: int, padding: str, dilation: int = 1,
+) -> str | list[tuple[int, int]]:
   """`torch` pads both sides alike; `same` puts the odd pixel right, bottom."""
-  return 'SAME' if padding == 'same' else [(kernel_size // 2,) * 2] * 2
+  if padding == 'same':
+    return 'SAME'
+  return [(kernel_size // 2 * dilation,) * 2] * 2
 
 
 def _conv(
     channels: int, kernel_size: int, stride: int, *,
     make_conv: Callable[..., nn.Module], padding: str, dtype: jnp.dtype,
-    name: str,
+    name: str, dilation: int = 1,
 ) -> nn.Module:
   return make_conv(
       channels, (kernel_size, kernel_size), (stride, stride),
-      padding=_pads(kernel_size, padding), use_bias=False, dtype=dtype,
+      kernel_dilation=dilation, padding=_pads(kernel_size, padding, dilation),
+      use_bias=False, dtype=dtype,
       kernel_init=initializers.truncated_fan_in,
       conv_general_dilated=convolution.conv_general_dilated, name=name)
 
@@ -52,9 +57,10 @@ class Block(nn.Module):
     project: whether the shortcut is a 1x1 convolution or the identity.
     zero_gamma: whether the last scale starts at 0, the block as identity.
     conv: makes a convolution, called as
-      `conv(channels, kernel_size, stride, name=...)`.
+      `conv(channels, kernel_size, stride, name=..., dilation=...)`.
     norm: makes a normalisation layer, called as
       `norm(name=..., scale_init=...)`.
+    dilation: of the 3x3 convolutions.
   """
 
   channels: int
@@ -64,6 +70,7 @@ class Block(nn.Module):
   zero_gamma: bool
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
+  dilation: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -79,7 +86,9 @@ class Block(nn.Module):
           self.channels, 1, self.stride, name='shortcut_conv')(x)
       shortcut = self.norm(name='shortcut_norm')(shortcut, train=train)
     for i, (channels, kernel_size, stride) in enumerate(layers, start=1):
-      x = self.conv(channels, kernel_size, stride, name=f'conv{i}')(x)
+      x = self.conv(
+          channels, kernel_size, stride, name=f'conv{i}',
+          dilation=self.dilation if kernel_size > 1 else 1)(x)
       last = i == len(layers)
       scale_init = (
           nn.initializers.zeros if last and self.zero_gamma
@@ -106,6 +115,9 @@ class ResNet(nn.Module):
     projection_shortcut: `shape` or `group`.
     zero_gamma: see `Block`.
     dtype: of the computation; parameters are float32.
+    dilate_last: whether the last group keeps its resolution (stride 1), its
+      3x3 convolutions dilated by 2, as for segmentation (MoCo, section 4.2).
+    pool: whether to average over positions; if not, the map is returned.
   """
 
   depth: int
@@ -117,10 +129,21 @@ class ResNet(nn.Module):
   projection_shortcut: str = 'shape'
   zero_gamma: bool = False
   dtype: jnp.dtype = jnp.float32
+  dilate_last: bool = False
+  pool: bool = True
+
+  @property
+  def stride(self) -> int:
+    """Pixels of the image between neighbours of the last map."""
+    stem = STEMS[self.stem][1] * (2 if self.stem == 'imagenet' else 1)
+    return stem * (4 if self.dilate_last else 8)
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Maps float[B, H, W, 3] to f32[B, D], D = 512 or 2048 times width."""
+    """Maps float[B, H, W, 3] to f32[B, D], D = 512 or 2048 times width.
+
+    Without `pool`, to f32[B, ceil(H / stride), ceil(W / stride), D].
+    """
     conv = functools.partial(
         _conv, make_conv=self.normalization.conv, padding=self.padding,
         dtype=self.dtype)
@@ -140,13 +163,17 @@ class ResNet(nn.Module):
       if self.channels_per_group:
         channels = round(self.channels_per_group[group] * self.width)
       for block in range(num_blocks):
-        stride = 2 if group and not block else 1
+        dilated = self.dilate_last and group == len(blocks) - 1
+        stride = 2 if group and not block and not dilated else 1
         shape_changes = stride != 1 or x.shape[-1] != channels
         project = shape_changes or (
             self.projection_shortcut == 'group' and not block)
         x = Block(
             channels, stride, bottleneck, project, self.zero_gamma, conv,
-            norm, name=f'group{group + 1}_block{block + 1}',
+            norm, dilation=2 if dilated else 1,
+            name=f'group{group + 1}_block{block + 1}',
         )(x, train=train)
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(
-        x.dtype, jnp.float32))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if not self.pool:
+      return x.astype(dtype)
+    return jnp.mean(x, axis=(1, 2), dtype=dtype)

@@ -22,7 +22,8 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
   The file holds `image`, uint8 [N, H, W, C] with one or three channels, and
   perhaps `label`, whole numbers [N] from 0; that is the split `train`. Or it
   holds several splits: `train_image`, `train_label`, `test_image`, ... And
-  perhaps `class_names`, strings. It is read without pickle.
+  perhaps `class_names`, strings. It is read without pickle. Labels [N, C] are
+  of several classes at once: 1 there, 0 not there, -1 does not count.
 
   Args:
     path: of the file.
@@ -51,7 +52,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
       if prefix + 'label' in archive.files:
         labels = _checked_labels(archive[prefix + 'label'], len(images), path)
       # Of the whole file, so that all splits agree.
-      maxima = [archive[key].max() for key in archive.files
+      maxima = [_largest_class(archive[key]) for key in archive.files
                 if key.endswith('label') and archive[key].size]
       names = (archive['class_names'].tolist()
                if 'class_names' in archive.files else None)
@@ -67,7 +68,12 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
   return InMemorySource(
       name=f'arrays:{path} ({split})', num_examples=len(images),
       num_classes=num_classes, images=images, labels=labels,
+      is_multi_label=labels is not None and labels.ndim == 2,
       class_names=tuple(map(str, names)) if names else None)
+
+
+def _largest_class(labels: np.ndarray) -> int:
+  return labels.shape[1] - 1 if labels.ndim == 2 else labels.max()
 
 
 def _splits(keys: list[str]) -> dict[str, str]:
@@ -90,6 +96,14 @@ def _checked_images(images: np.ndarray, path: str) -> np.ndarray:
 
 def _checked_labels(
     labels: np.ndarray, num_images: int, path: str) -> np.ndarray:
+  is_multi_label = labels.ndim == 2
+  if is_multi_label and labels.dtype.kind in 'iu' and labels.shape[1] and (
+      len(labels) == num_images and np.isin(labels, (-1, 0, 1)).all()):
+    return labels.astype(np.int32)
+  if is_multi_label:
+    raise ConfigError(
+        f'arrays:{path}: labels are {labels.dtype}{list(labels.shape)}; '
+        f'expected whole numbers [{num_images}, classes], each 1, 0 or -1')
   if (labels.shape != (num_images,) or labels.dtype.kind not in 'iu'
       or labels.min() < 0):
     raise ConfigError(

@@ -7,6 +7,7 @@ crop is decoded.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -20,6 +21,11 @@ class _Source:
   num_examples: int
   num_classes: int | None = None  # None: the examples have no labels
   class_names: tuple[str, ...] | None = None
+  # Labels are then int32 [C] for each example: 1 for a class that is there, 0
+  # for one that is not, -1 for one that does not count (VOC's difficult ones).
+  is_multi_label: bool = False
+  # The examples' file names, in order, where they have any: read when asked.
+  read_names: Callable[[], Sequence[str]] | None = None
 
   @property
   def has_labels(self) -> bool:
@@ -28,13 +34,13 @@ class _Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class InMemorySource(_Source):
-  """Decoded images: uint8 [N, H, W, 3], labels int32 [N] or None."""
+  """Decoded images: uint8 [N, H, W, 3], labels int32 [N], [N, C] or None."""
   images: np.ndarray
   labels: np.ndarray | None = None
 
   @functools.cached_property
   def tensors(self) -> dict[str, tf.Tensor]:
-    """`image` uint8 [N, H, W, 3], and `label` int32 [N] if there are any.
+    """`image` uint8 [N, H, W, 3], and `label` int32 if there are any.
 
     Copied to TensorFlow once, however many datasets read from the source.
     """

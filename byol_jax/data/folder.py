@@ -77,7 +77,8 @@ def create_folder_source(
   common = dict(
       name=f'folder:{path} ({split})', num_examples=len(files),
       num_classes=len(layout.class_names) if layout.class_names else None,
-      class_names=layout.class_names)
+      class_names=layout.class_names,
+      read_names=lambda: [file.name for file in files])
   paths = [str(layout.root / file.name) for file in files]
   sizes = {(file.height, file.width) for file in files}
   if len(sizes) == 1:

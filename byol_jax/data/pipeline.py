@@ -31,7 +31,7 @@ from byol_jax.data.examples import Source
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
 # Streams of draws: view v of pretraining uses stream v.
-_LINEAR_STREAM = 128
+_LABELLED_STREAM = 128
 # Rows of an evaluation that is limited are a fixed sample, not the first
 # ones: folders and many datasets are sorted by class.
 _SAMPLE_SEED = 0
@@ -142,32 +142,35 @@ def read_first_views(
   return pairs.reshape(-1, *pairs.shape[2:])
 
 
-def create_linear_train_dataset(
+def create_labelled_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
-    num_epochs: int, seed: int, process_index: int = 0,
+    total_steps: int, seed: int, start_step: int = 0,
+    index: np.ndarray | None = None, process_index: int = 0,
     process_count: int = 1) -> tf.data.Dataset:
-  """One crop of every example, perhaps flipped: the original's LINEAR_TRAIN.
+  """One crop of every example, perhaps flipped: to learn labels from.
 
   Args:
     source: examples.
     config: `test_image_size` or `image_size`, and the crop and flip of
       `augment.view1`, are read.
     batch_size: global.
-    num_epochs: the run has num_epochs * num_examples // batch_size steps.
+    total_steps: of the run, at least start_step.
     seed: of order, crops and flips.
+    start_step: of the run; nothing is skipped through.
+    index: int[M], the examples to learn from; None: all.
     process_index: of this process.
     process_count: divides the batch size.
 
   Returns:
     A dataset of batches of this process: `image`, float32 [b, S, S, 3] in
-    [0, 1]; `index`, int32 [b]; `label`, int32 [b], if there are labels.
+    [0, 1]; `index`, int32 [b]; `label`, int32 [b] or [b, C], if there are
+    labels.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(batch_size, process_index, process_count)
   settings = config.augment.view1
-  total_steps = num_epochs * source.num_examples // batch_size
 
   def flip(chunk: _Batch) -> _Batch:
     (draws,), (image,) = chunk.pop('draws'), chunk.pop('crops')
@@ -175,17 +178,18 @@ def create_linear_train_dataset(
     return chunk
 
   chunks = _random_crops(
-      _shuffled_chunks(source, rows, 0, total_steps, seed), source, rows,
-      (settings,), seed=seed, streams=(_LINEAR_STREAM,),
+      _shuffled_chunks(source, rows, start_step, total_steps, seed, index),
+      source, rows, (settings,), seed=seed, streams=(_LABELLED_STREAM,),
       size=_test_size(config))
   chunks = _map(chunks, flip)
-  return _join_chunks(chunks, rows.chunks_per_step, total_steps)
+  return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
 
 def create_eval_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
     image_size: int | None = None, limit: int | None = None,
-    process_index: int = 0, process_count: int = 1) -> tf.data.Dataset:
+    start_step: int = 0, process_index: int = 0,
+    process_count: int = 1) -> tf.data.Dataset:
   """Every example once, in order: centre crop, then bicubic resize.
 
   Args:
@@ -195,14 +199,15 @@ def create_eval_dataset(
     image_size: S, if not the config's.
     limit: at most so many examples, a fixed sample of the source in a fixed
       order.
+    start_step: batches that are left out at the start, unread.
     process_index: of this process.
     process_count: divides the batch size.
 
   Returns:
     A dataset of batches of this process, as many in every process: `image`,
-    float32 [b, S, S, 3] in [0, 1]; `index`, int32 [b]; `label`, int32 [b], if
-    there are labels; `mask`, bool [b], False for the rows that fill up the
-    last batch (their index and label are -1).
+    float32 [b, S, S, 3] in [0, 1]; `index`, int32 [b]; `label`, int32 [b] or
+    [b, C], if there are labels; `mask`, bool [b], False for the rows that fill
+    up the last batch (their index and label are -1).
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
@@ -226,19 +231,23 @@ def create_eval_dataset(
   def finish(chunk: _Batch) -> _Batch:
     mask = chunk['mask']
     for key in {'index', 'label'} & set(chunk):
-      chunk[key] = tf.where(mask, chunk[key], -1)
+      wide = mask if chunk[key].shape.rank == 1 else mask[:, tf.newaxis]
+      chunk[key] = tf.where(wide, chunk[key], -1)
     (chunk['image'],) = chunk.pop('crops')
     return chunk
 
   steps = -(-count // batch_size)
   chunks = _map(
-      tf.data.Dataset.range(steps * rows.chunks_per_step), chunk)
+      tf.data.Dataset.range(
+          start_step * rows.chunks_per_step, steps * rows.chunks_per_step),
+      chunk)
   chunks = _crops(
       chunks, source, rows,
       [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
       image_size or _test_size(config))
   chunks = _map(chunks, finish)
-  return _join_chunks(chunks, rows.chunks_per_step, steps)
+  return _join_chunks(
+      chunks, rows.chunks_per_step, max(steps - start_step, 0))
 
 
 def read_image(source: Source, index: int) -> tf.Tensor:
@@ -255,11 +264,15 @@ def _test_size(config: ml_collections.ConfigDict) -> int:
 
 def _shuffled_chunks(
     source: Source, rows: _Rows, start_step: int, total_steps: int,
-    seed: int) -> tf.data.Dataset:
+    seed: int, subset: np.ndarray | None = None) -> tf.data.Dataset:
   """`first`, a chunk's first position, and `index` [rows], int64."""
   order = randomness.example_order(
-      num_examples=source.num_examples, batch_size=rows.batch_size,
-      start_step=start_step, total_steps=total_steps, seed=seed)
+      num_examples=source.num_examples if subset is None else len(subset),
+      batch_size=rows.batch_size, start_step=start_step,
+      total_steps=total_steps, seed=seed)
+  if subset is not None:
+    subset = tf.constant(subset, tf.int64)
+    order = order.map(lambda index: tf.gather(subset, index))
 
   def cut(step: tf.Tensor, index: tf.Tensor) -> _Batch:
     parts = tf.range(rows.chunks_per_step, dtype=tf.int64)

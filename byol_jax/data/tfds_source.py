@@ -1,5 +1,6 @@
 """Examples of TensorFlow Datasets, in memory or by random access."""
 
+from collections.abc import Callable
 import difflib
 import re
 from typing import Any
@@ -29,7 +30,9 @@ def create_tfds_source(
   """Opens a TFDS image dataset, downloading it if need be.
 
   Images are the feature `image`, or else the only one that is an image;
-  labels likewise, if there are any.
+  labels likewise, if there are any. A sequence of labels, named `labels`, makes
+  examples of several classes; with `labels_no_difficult` beside it, as in VOC,
+  the others do not count.
 
   Args:
     name: NAME[/CONFIG][:VERSION] or NAME[/CONFIG][/VERSION].
@@ -63,10 +66,17 @@ def create_tfds_source(
         f'{sorted(builder.info.features)}')
   label_key = _only_feature(builder, tfds.features.ClassLabel, 'label')
   label = builder.info.features[label_key] if label_key else None
+  is_multi_label = label is None and _holds_label_sequences(builder)
+  if is_multi_label:
+    label = builder.info.features['labels'].feature
   common = dict(
       name=f'tfds:{name} ({split})', num_examples=num_examples,
       num_classes=label.num_classes if label else None,
+      is_multi_label=is_multi_label,
+      read_names=_make_read_names(builder, split),
       class_names=tuple(label.names) if label and label.names else None)
+  if is_multi_label:
+    return _encoded_multi_label(builder, split, image_key, common)
   shape = builder.info.features[image_key].shape
   if None not in shape and num_examples * np.prod(
       shape[:2], dtype=np.int64) * 3 <= cache_bytes:
@@ -121,6 +131,34 @@ def _only_feature(
   return keys[0] if len(keys) == 1 else None
 
 
+def _holds_label_sequences(builder: tfds.core.DatasetBuilder) -> bool:
+  features = builder.info.features
+  return (
+      'labels' in features
+      and isinstance(features['labels'], tfds.features.Sequence)
+      and isinstance(features['labels'].feature, tfds.features.ClassLabel))
+
+
+def _make_read_names(
+    builder: tfds.core.DatasetBuilder, split: str
+) -> Callable[[], list[str]] | None:
+  """Reads the feature that names each example's file, if there is one."""
+  features = builder.info.features
+  key = next((k for k in ('file_name', 'image/filename', 'filename')
+              if k in features), None)
+  if key is None:
+    return None
+
+  def read_names() -> list[str]:
+    dataset = builder.as_dataset(
+        split=split, shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding({key: True}),
+        read_config=tfds.ReadConfig(interleave_cycle_length=1))
+    return [example[key].decode() for example in dataset.as_numpy_iterator()]
+
+  return read_names
+
+
 def _in_memory(
     builder: tfds.core.DatasetBuilder, split: str, image_key: str,
     label_key: str | None, common: dict[str, Any]) -> InMemorySource:
@@ -158,6 +196,32 @@ def _encoded(
     if label_key:
       loaded['label'] = tf.cast(example[label_key], tf.int32)
     return loaded
+
+  return EncodedSource(load=load, **common)
+
+
+def _encoded_multi_label(
+    builder: tfds.core.DatasetBuilder, split: str, image_key: str,
+    common: dict[str, Any]) -> EncodedSource:
+  keys = {image_key, 'labels'} | (
+      {'labels_no_difficult'} & set(builder.info.features))
+  features = tfds.decode.PartialDecoding(
+      dict.fromkeys(keys, True)).extract_features(builder.info.features)
+  skip = {image_key: tfds.decode.SkipDecoding()}
+  read = _record_index(builder, split).make_read_fn()
+
+  def is_there(labels: tf.Tensor) -> tf.Tensor:
+    rows = tf.one_hot(labels, common['num_classes'], on_value=True,
+                      off_value=False)
+    return tf.reduce_any(rows, axis=0)
+
+  def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    example = features.deserialize_example(read(index), decoders=skip)
+    named = is_there(example['labels'])
+    sure = is_there(example.get('labels_no_difficult', example['labels']))
+    return {
+        'image': example[image_key],
+        'label': tf.cast(sure, tf.int32) - tf.cast(named & ~sure, tf.int32)}
 
   return EncodedSource(load=load, **common)
 

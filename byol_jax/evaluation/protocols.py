@@ -133,9 +133,10 @@ def _run_linear(
       batch_size=settings.batch_size, momentum=settings.momentum,
       seed=config.seed)
   if settings.augment:
-    batches = pipeline.create_linear_train_dataset(
+    batches = pipeline.create_labelled_dataset(
         train_source, config, batch_size=settings.batch_size,
-        num_epochs=settings.num_epochs, seed=config.seed,
+        total_steps=(settings.num_epochs * train_source.num_examples
+                     // settings.batch_size), seed=config.seed,
         process_index=jax.process_index(), process_count=jax.process_count())
     heads = linear.train_on_images(
         lambda variables, images: network.apply(

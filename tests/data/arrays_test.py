@@ -41,6 +41,13 @@ def test_splits_labels_and_names(tmp_path):
       test.images, np.repeat(_IMAGES[:2, ..., :1], 3, axis=3))
 
 
+def test_several_classes_at_once(tmp_path):
+  label = [[1, 0, -1], [0, 0, 0], [1, 1, 1], [0, -1, 0], [0, 0, 1]]
+  source = _open(_save(tmp_path, image=_IMAGES, label=label))
+  assert source.is_multi_label and source.num_classes == 3
+  np.testing.assert_array_equal(source.labels, label)
+
+
 @pytest.mark.parametrize('arrays, split, message', [
     (dict(image=_IMAGES), 'test', r"no split 'test'; its splits are \['train'"),
     (dict(other=_IMAGES), 'train', "expected 'image', or 'train_image'"),
@@ -54,6 +61,8 @@ def test_splits_labels_and_names(tmp_path):
     (dict(train_image=_IMAGES, train_label=[0, 1, 0, 1, 0], test_label=[2],
           class_names=['a', 'b']), 'train', 'has 2 names; expected at least 3'),
     (dict(image=np.array([None])), 'train', 'not a readable .npz'),
+    (dict(image=_IMAGES, label=np.full((5, 3), 2)), 'train',
+     r'labels are int64\[5, 3\]; .* each 1, 0 or -1'),
 ])
 def test_wrong_arrays_are_one_clear_line(tmp_path, arrays, split, message):
   with pytest.raises(ConfigError, match=message):

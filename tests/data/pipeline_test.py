@@ -191,12 +191,16 @@ def test_evaluation_is_shared_by_processes_and_limited(config):
        for step in zip(*parts, strict=True)], whole)
 
 
-def test_linear_training_crops_and_flips_only(config):
+def _labelled(config, total_steps=6, **options):
+  return list(pipeline.create_labelled_dataset(
+      _in_memory(), config, batch_size=7, total_steps=total_steps, seed=3,
+      **options).as_numpy_iterator())
+
+
+def test_labelled_training_crops_and_flips_only(config):
   config.augment.view1.update(crop_area_range=(1.0, 1.0),
                               crop_aspect_ratio_range=(1.0, 1.0))
-  batches = list(pipeline.create_linear_train_dataset(
-      _in_memory(), config, batch_size=7, num_epochs=2,
-      seed=3).as_numpy_iterator())
+  batches = _labelled(config)
   assert len(batches) == 6
   index = np.concatenate([b['index'] for b in batches])
   assert sorted(index[:_N]) == sorted(index[_N:]) == list(range(_N))
@@ -208,6 +212,45 @@ def test_linear_training_crops_and_flips_only(config):
              np.abs(first - second[:, ::-1]).max()]
     assert min(plain) < 1.0 and first.shape == (24, 24, 3)
   assert set(batches[0]) == {'image', 'index', 'label'}
+
+
+def test_labelled_training_goes_on_where_it_stopped(config):
+  whole = _labelled(config)
+  _assert_equal(_labelled(config, start_step=4), whole[4:])
+
+
+def test_labelled_training_on_a_subset(config):
+  subset = np.array([2, 3, 5, 7, 11])
+  index = np.concatenate([
+      b['index'] for b in _labelled(config, 5, index=subset)])
+  assert sorted(index) == sorted([*subset] * 7)
+  assert sorted(index[:5]) == list(subset)
+
+
+def test_evaluation_goes_on_where_it_stopped(config):
+  def batches(**kwargs):
+    return list(pipeline.create_eval_dataset(
+        _encoded('JPEG'), config, batch_size=4, **kwargs).as_numpy_iterator())
+
+  _assert_equal(batches(start_step=2), batches()[2:])
+  assert batches(start_step=len(batches())) == []
+
+
+def test_several_classes_at_once(config):
+  label = np.eye(3, dtype=np.int32)[[0, 1, 2, 1, 0]] - np.eye(
+      3, dtype=np.int32)[[1, 2, 0, 0, 1]]
+  source = examples.InMemorySource(
+      name='many', num_examples=5, num_classes=3, is_multi_label=True,
+      images=np.zeros((5, 4, 4, 3), np.uint8), labels=label)
+  got = list(pipeline.create_eval_dataset(
+      source, config, batch_size=4).as_numpy_iterator())
+  np.testing.assert_array_equal(
+      np.concatenate([b['label'] for b in got]),
+      np.concatenate([label, np.full((3, 3), -1)]))
+  (batch,) = pipeline.create_labelled_dataset(
+      source, config, batch_size=5, total_steps=1, seed=0
+  ).as_numpy_iterator()
+  np.testing.assert_array_equal(batch['label'], label[batch['index']])
 
 
 def test_batch_must_be_divisible_by_processes(config):

@@ -128,6 +128,44 @@ def test_labels_are_optional(tmp_path):
   assert set(source.load(tf.constant(0, tf.int64))) == {'image'}
 
 
+def test_several_classes_at_once_and_file_names(tmp_path):
+  """As VOC is: all labels, and those that are not difficult."""
+  with tfds.core.registered.skip_registration():
+
+    class Voc(tfds.core.GeneratorBasedBuilder):
+      VERSION = tfds.core.Version('1.0.0')
+
+      def _info(self):
+        labels = tfds.features.Sequence(
+            tfds.features.ClassLabel(names=['a', 'b', 'c']))
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({
+                'image': tfds.features.Image(encoding_format='jpeg'),
+                'image/filename': tfds.features.Text(),
+                'labels': labels, 'labels_no_difficult': labels}))
+
+      def _split_generators(self, dl_manager):
+        return {'train': self._generate_examples()}
+
+      def _generate_examples(self):
+        for i, (labels, sure) in enumerate((
+            ([0, 2], [0]), ([1], [1]), ([], []), ([0, 1, 2], [1, 2]))):
+          yield i, {
+              'image': _pixels(i, False), 'image/filename': f'{i}.jpg',
+              'labels': labels, 'labels_no_difficult': sure}
+
+  Voc(data_dir=tmp_path).download_and_prepare()
+  source = _open(tmp_path, name='voc:1.0.0')
+  assert source.is_multi_label and source.num_classes == 3
+  wanted = {0: [1, 0, -1], 1: [0, 1, 0], 2: [0, 0, 0], 3: [-1, 1, 1]}
+  names = source.read_names()
+  for i in range(4):
+    level = _level(source, i)
+    label = source.load(tf.constant(i, tf.int64))['label']
+    np.testing.assert_array_equal(label, wanted[level])
+    assert label.dtype == tf.int32 and names[i] == f'{level}.jpg'
+
+
 def test_index_is_read_once(data_dir, monkeypatch):
   _open(data_dir)
   monkeypatch.setattr(records, '_scan', lambda *_: pytest.fail('read again'))

@@ -1,0 +1,93 @@
+"""The paper's transfer datasets (Table 10), by name.
+
+`--data=food101` takes the dataset from TFDS with the paper's splits and metric.
+`--data=NAME:PATH` takes it from a folder with the splits `train`, `valid` and
+`test`, each of a folder for every class; birdsnap and aircraft, which TFDS does
+not hold, come so only.
+
+Where TFDS has no validation split, the first of the paper's training examples
+are train and the rest is valid, by the paper's sizes. Which examples those
+are, the paper does not say.
+"""
+
+import dataclasses
+
+from byol_jax import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """A dataset with its splits and its metric.
+
+  Attributes:
+    metric: `top1`, `mean_per_class` or `map11`.
+    tfds: its name there, or None.
+    splits: train, valid and test, as TFDS takes them.
+    sizes: of the three, as the paper has them.
+  """
+
+  metric: str
+  tfds: str | None
+  splits: tuple[str, str, str]
+  sizes: tuple[int, int, int]
+
+
+def _cut(name: str, metric: str, sizes: tuple[int, int, int], *,
+         test: str = 'test') -> Preset:
+  """Train and valid are one split of TFDS."""
+  return Preset(
+      metric, name, (f'train[:{sizes[0]}]', f'train[{sizes[0]}:]', test), sizes)
+
+
+_GIVEN = ('train', 'validation', 'test')
+
+PRESETS = {
+    'food101': _cut(
+        'food101', 'top1', (68175, 7575, 25250), test='validation'),
+    'cifar10': _cut('cifar10', 'top1', (45000, 5000, 10000)),
+    'cifar100': _cut('cifar100', 'top1', (44933, 5067, 10000)),
+    'birdsnap': Preset(
+        'top1', None, ('train', 'valid', 'test'), (42405, 4981, 2443)),
+    'sun397': _cut(
+        'sun397/standard-part1-120k', 'top1', (15880, 3970, 19850)),
+    'cars': _cut('cars196', 'top1', (6494, 1650, 8041)),
+    'aircraft': Preset(
+        'mean_per_class', None, ('train', 'valid', 'test'),
+        (3334, 3333, 3333)),
+    'voc2007': Preset('map11', 'voc/2007', _GIVEN, (2501, 2510, 4952)),
+    'dtd': Preset('top1', 'dtd', _GIVEN, (1880, 1880, 1880)),
+    'pets': _cut('oxford_iiit_pet', 'mean_per_class', (2940, 740, 3669)),
+    'caltech101': _cut('caltech101', 'mean_per_class', (2550, 510, 6084)),
+    'flowers102': Preset(
+        'mean_per_class', 'oxford_flowers102', _GIVEN, (1020, 1020, 6149)),
+}
+
+
+def expand(data: str) -> dict[str, str]:
+  """The config fields that `--data=DATA` stands for.
+
+  Args:
+    data: as `config.data`, or `NAME` or `NAME:PATH` of a preset.
+
+  Returns:
+    `data` and, of a preset, `train_split`, `valid_split`, `test_split` and
+    `metric`.
+
+  Raises:
+    ConfigError: if TFDS does not hold the preset and there is no path.
+  """
+  name, _, path = data.partition(':')
+  preset = PRESETS.get(name)
+  if preset is None:
+    return {'data': data}
+  if path:
+    place, splits = f'folder:{path}', ('train', 'valid', 'test')
+  elif preset.tfds:
+    place, splits = f'tfds:{preset.tfds}', preset.splits
+  else:
+    raise config_lib.ConfigError(
+        f'TFDS does not hold {name}: put its images in '
+        f'FOLDER/{{train,valid,test}}/CLASS and give --data={name}:FOLDER')
+  return {
+      'data': place, 'train_split': splits[0], 'valid_split': splits[1],
+      'test_split': splits[2], 'metric': preset.metric}

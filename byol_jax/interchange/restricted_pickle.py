@@ -18,6 +18,9 @@ of it where they can be, and its opcodes are counted.
 | list, tuple, str, bytes, int, float, bool, None | the same |
 | named tuple | `Record` |
 | NumPy and JAX arrays of numbers, NumPy scalars | `Array` |
+
+Text and bytes of more than 4096, and bytes as protocols 0 to 2 write them,
+stay in the file: only an `Array` reads them, elsewhere they are opaque.
 """
 
 from collections.abc import Callable
@@ -152,7 +155,7 @@ def _kind(value: Any) -> str:
   """What to call a value: its own text may be endless."""
   if isinstance(value, _Name):
     return _show(value.name)
-  return type(value).__name__.strip('_').lower()
+  return type(value).__name__.strip('_')
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -179,7 +182,8 @@ class _Machine:
       if code == pickle.STOP:
         _expect(
             len(self._stack) == 1 and not self._marks,
-            'it is no well-formed pickle: values are left over')
+            'it is no well-formed pickle: it ends with '
+            f'{len(self._stack)} values, expected one')
         return self._stack.pop()
       step = _OPCODES.get(code)
       if step is None:
@@ -202,9 +206,10 @@ class _Machine:
 
   def _take(self, count: int) -> memoryview:
     left = len(self._view) - self._position
-    _expect(0 <= count <= left, (
-        f'it is cut short: byte {self._position} begins {count} bytes, and '
-        f'{left} are left'))
+    if not 0 <= count <= left:
+      raise _Refused(
+          f'it is cut short: byte {self._position} begins {count} bytes, and '
+          f'{left} are left')
     self._position += count
     return self._view[self._position - count:self._position]
 
@@ -228,9 +233,8 @@ class _Machine:
     self._stack.append(value)
 
   def pop(self) -> Any:
-    _expect(
-        len(self._stack) > (self._marks[-1] if self._marks else 0),
-        'it is no well-formed pickle: a value is missing')
+    if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+      raise _Refused('it is no well-formed pickle: a value is missing')
     return self._stack.pop()
 
   def top(self) -> Any:

@@ -25,7 +25,7 @@ def examine(path: str) -> Photo:
     Exception: of many types, if it cannot be decoded.
   """
   with Image.open(path) as image:
-    plain = _is_plain(image) and (image.format != 'PNG' or _is_whole(path))
+    plain = _is_plain(image) and (image.format != 'PNG' or is_whole_png(path))
     width, height = to_rgb(image).size
   return Photo(height, width, plain)
 
@@ -38,7 +38,7 @@ def _is_plain(image: Image.Image) -> bool:
           and image.getexif().get(_ORIENTATION, 1) == 1)
 
 
-def _is_whole(path: str) -> bool:
+def is_whole_png(path: str) -> bool:
   """Whether a PNG ends as it should and all its checksums are right.
 
   Pillow shows one where this is not so; TensorFlow's decoder refuses it.

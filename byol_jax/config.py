@@ -397,11 +397,13 @@ def _validate_encoder_norm(
     _check_groups(
         config, 'resnet.width', round(64 * config.resnet.width), smallest=1)
   stride = _TOTAL_STRIDE[config.resnet.stem]
-  if norm == 'instance' and config.image_size <= stride:
-    raise ConfigError(
-        f'config.image_size is {config.image_size} with config.encoder_norm='
-        f'instance, expected more than {stride}: the last feature map would '
-        'have one position, whose variance is 0')
+  for field in ('image_size', 'test_image_size'):
+    size = config[field]
+    if norm == 'instance' and size is not None and size <= stride:
+      raise ConfigError(
+          f'config.{field} is {size} with config.encoder_norm=instance, '
+          f'expected more than {stride}: the last feature map would have one '
+          'position, whose variance is 0')
   if norm == 'none' and config.resnet.zero_gamma:
     raise ConfigError(
         'config.resnet.zero_gamma needs scales, which '

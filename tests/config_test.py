@@ -111,7 +111,11 @@ def test_broken_rules(field, value, message):
      'config.batch_size is 1 in 1 micro-batches, expected at least 2'),
     (dict(encoder_norm='affine_init', batch_size=8, accumulation_steps=8),
      'config.batch_size is 8 in 8 micro-batches, expected at least 2'),
-    (dict(encoder_norm='instance', image_size=32), 'expected more than 32'),
+    (dict(encoder_norm='instance', image_size=32),
+     'config.image_size is 32 with config.encoder_norm=instance, expected '
+     'more than 32'),
+    (dict(encoder_norm='instance', test_image_size=32),
+     'config.test_image_size is 32 with config.encoder_norm=instance'),
     ({'encoder_norm': 'none', 'resnet.zero_gamma': True}, 'needs scales'),
 ])
 def test_norms_that_cannot_work(fields, message):

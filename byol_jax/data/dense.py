@@ -30,8 +30,6 @@ from byol_jax.data import folder_index
 from byol_jax.data.dense_maps import IGNORED
 from byol_jax.data.examples import EncodedSource
 
-KINDS = ('voc', 'cityscapes', 'pairs')
-
 VOC_CLASSES = (
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus',
     'car', 'cat', 'chair', 'cow', 'dining table', 'dog', 'horse', 'motorbike',
@@ -77,7 +75,7 @@ def create_dense_source(
   """Opens one split of a folder of pairs.
 
   Args:
-    kind: one of `KINDS`.
+    kind: voc, cityscapes or pairs.
     path: of the folder.
     split: as the folder calls it.
     train_split: where the classes of `pairs` are counted.
@@ -137,7 +135,7 @@ def _create_cityscapes(root: pathlib.Path, split: str) -> DenseSource:
   numbers = None
   if kind == 'labelIds':
     numbers = np.full(256, dense_maps.UNKNOWN, np.int32)
-    numbers[:_CITYSCAPES_LAST_ID + 1] = IGNORED
+    numbers[[*range(_CITYSCAPES_LAST_ID + 1), IGNORED]] = IGNORED
     numbers[list(CITYSCAPES_CLASSES.values())] = range(19)
   return _create_source(
       f'cityscapes:{root} ({split})',
@@ -258,7 +256,7 @@ def _create_source(
       numbers[IGNORED] = IGNORED
     maps = dense_maps.examine_labels(labels.root, labels.names)
     _check_sizes(images.root, files, labels.root, maps)
-    _check_classes(labels.root, maps, numbers, len(classes))
+    _check_classes(labels.root, maps, numbers)
     load_label = dense_maps.make_load_label_fn(labels.root, maps, numbers)
   if depths is not None:
     maps = dense_maps.examine_depths(depths.root, depths.names)
@@ -285,12 +283,12 @@ def _check_sizes(
 
 def _check_classes(
     root: pathlib.Path, maps: Sequence[dense_maps.MapFile],
-    numbers: np.ndarray, num_classes: int) -> None:
+    numbers: np.ndarray) -> None:
+  known = np.flatnonzero(numbers != dense_maps.UNKNOWN)
   for found in maps:
-    unknown = [v for v in found.values if numbers[v] == dense_maps.UNKNOWN]
+    unknown = sorted(set(found.values) - set(known.tolist()))
     if unknown:
       raise ConfigError(
           f'{root / found.name} holds the unknown class {unknown[0]}; '
-          f'expected the numbers of {num_classes} classes'
-          f'{"" if num_classes == 19 else f", 0 to {num_classes - 1}"}, and '
-          f'{IGNORED} for what is to be ignored')
+          f'expected {known[0]} to {known[known < IGNORED][-1]}, or {IGNORED} '
+          'for pixels to be ignored')

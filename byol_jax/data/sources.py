@@ -5,6 +5,8 @@
   folder:PATH                   a folder of images, see `folder`
   arrays:PATH.npz               images in NumPy arrays, see `arrays`
   fake[:N]                      N deterministic random images, see `arrays`
+  voc:PATH, cityscapes:PATH, pairs:PATH
+                                images with label or depth maps, see `dense`
 """
 
 import ml_collections
@@ -47,6 +49,10 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
         place, split, train_split=config.train_split,
         cache_bytes=config.cache_bytes,
         max_bad_share=config.max_bad_image_share)
+  if kind in ('voc', 'cityscapes', 'pairs') and place:
+    from byol_jax.data import dense
+    return dense.create_dense_source(
+        kind, place, split, train_split=config.train_split)
   raise ConfigError(
       f'data is {config.data!r}; expected tfds:NAME, folder:PATH, '
-      'arrays:PATH.npz or fake')
+      'arrays:PATH.npz, voc:PATH, cityscapes:PATH, pairs:PATH or fake')

@@ -238,11 +238,27 @@ NETWORK_FIELDS = (
 def network_differences(
     a: ml_collections.ConfigDict, b: ml_collections.ConfigDict
 ) -> list[str]:
-  """`differences` among the fields that decide a checkpoint's shape."""
+  """`differences` among the fields that decide what a checkpoint means."""
+  fields = NETWORK_FIELDS + norm_fields(a) + norm_fields(b)
   return [
       line for line in differences(a, b)
-      if line.split(':')[0] in NETWORK_FIELDS
-      or line.startswith(tuple(f for f in NETWORK_FIELDS if f.endswith('.')))]
+      if line.split(':')[0] in fields
+      or line.startswith(tuple(f for f in fields if f.endswith('.')))]
+
+
+def norms_in_use(config: ml_collections.ConfigDict) -> set[str]:
+  """Of `NORMS`, those of parts that have layers to normalise."""
+  heads = [p for p in ('projector', 'predictor') if config[p].depth > 1]
+  return {config[f'{part}_norm'] for part in ('encoder', *heads)}
+
+
+def norm_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Fields that leave parameters' shapes alone, and change what they do."""
+  norms = norms_in_use(config)
+  fields = ('norm_epsilon',) if norms - {'none'} else ()
+  if 'group_ws' in norms:
+    fields += ('norm_groups', 'weight_standardization_epsilon')
+  return fields
 
 
 NORMS = (

@@ -142,6 +142,27 @@ def test_a_custom_encoder_has_its_own_norm():
     config_lib.validate(config, custom_encoder=True)
 
 
+@pytest.mark.parametrize('norms, expected', [
+    (('batch', 'batch', 'batch'), ['norm_epsilon']),
+    (('none', 'layer', 'none'), ['norm_epsilon']),
+    (('none', 'none', 'none'), []),
+    (('none', 'none', 'group_ws'), [
+        'norm_epsilon', 'norm_groups', 'weight_standardization_epsilon'])])
+def test_settings_of_norms_are_of_the_network_that_has_them(norms, expected):
+  """Shapes do not show them: a resumed run would go on as another function."""
+  config = config_lib.get_base_config()
+  config.encoder_norm, config.projector_norm, config.predictor_norm = norms
+  other = config.copy_and_resolve_references()
+  other.update(
+      norm_epsilon=1e-3, norm_groups=8, weight_standardization_epsilon=1e-4)
+  lines = config_lib.network_differences(config, other)
+  assert [line.split(':')[0] for line in lines] == expected
+  # A head of one layer has none to normalise.
+  config.predictor.depth = other.predictor.depth = 1
+  assert 'norm_groups: 16, 8' not in config_lib.network_differences(
+      config, other)
+
+
 def test_negatives_need_l2():
   config = config_lib.get_base_config()
   config.beta, config.loss_normalization = 0.5, 'batch'

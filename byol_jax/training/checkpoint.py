@@ -174,8 +174,8 @@ def load_weights(
   and target, come over.
 
   Raises:
-    ConfigError: if a normalisation or a parameter's shape is another, naming
-      the first.
+    ConfigError: if a normalisation, its settings or a parameter's shape is
+      another, naming the first.
   """
   workdir = config.init_from
   there, _, source = restore_workdir(workdir, encoder)
@@ -194,14 +194,18 @@ def load_weights(
 def _check_same_norms(
     there: ml_collections.ConfigDict, here: ml_collections.ConfigDict) -> None:
   """Parameters of all norms look alike, and mean something else in each."""
-  for field in ('encoder_norm', 'projector_norm', 'predictor_norm'):
+  kinds = ('encoder_norm', 'projector_norm', 'predictor_norm')
+  fields = dict.fromkeys(
+      kinds + config_lib.norm_fields(there) + config_lib.norm_fields(here))
+  for field in fields:
+    theirs, mine = there[field], here[field]
     # These two differ only in whose statistics they take.
-    norms = {
-        config[field].removesuffix('_local') for config in (there, here)}
-    if len(norms) > 1:
+    if field in kinds and {theirs, mine} == {'batch', 'batch_local'}:
+      continue
+    if theirs != mine:
       raise config_lib.ConfigError(
-          f'config.{field} is {here[field]}, and config.init_from='
-          f'{here.init_from} was trained with {there[field]}: set the same')
+          f'config.{field} is {mine}, and config.init_from={here.init_from} '
+          f'was trained with {theirs}: set the same')
 
 
 def _take_over(

@@ -233,6 +233,11 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   with pytest.raises(config_lib.ConfigError, match='trained with batch'):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
   config.projector_norm = 'batch_local'
+  config.norm_epsilon = 1e-3
+  with pytest.raises(
+      config_lib.ConfigError, match='norm_epsilon is 0.001, .* with 1e-05'):
+    loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
+  config.norm_epsilon = 1e-5
   config.projector.output_size = 4
   with pytest.raises(config_lib.ConfigError, match='another network'):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)

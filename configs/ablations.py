@@ -3,6 +3,7 @@
     python -m byol_jax.pretrain --config=configs/ablations.py:NAME[,BASE] \
         --workdir=runs/NAME
     python -m configs.ablations [WORD]  # lists every name, or those with WORD
+    python -m configs.ablations --check NAME,BASE ...  # complains of a slip
 
 | BASE | what the change is made to |
 |---|---|
@@ -39,6 +40,7 @@ verified, or the row that it belongs to was reconstructed, the text says so. Of
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import difflib
 import itertools
@@ -219,7 +221,9 @@ _LOSS = {
 _BATCH = {
     **{f'batch_over_{count}': Ablation(
         f'Table 16, batch {4096 // count} by accumulation', published,
-        {'accumulation_steps': count})
+        {'accumulation_steps': count},
+        f'its micro-batches would have {128 // count} images'
+        if count > 16 else '')
        for count, published in (
            (2, '72.4'), (4, '72.2'), (8, '72.2'), (16, '71.8'),
            (32, '69.6 +- 0.5'), (64, '59.7 +- 1.5'))},
@@ -277,7 +281,7 @@ _VIEWS = {
         f'{_NEITHER}: it would be crops_only'),
 }
 
-_SGD = 'its optimizer is SGD, and this is a setting of LARS'
+_SGD = 'its optimizer is SGD, and the row is of LARS'
 _OPTIMIZER = {
     **{f'learning_rate_{rate}': Ablation(
         f'Table 15, base learning rate {rate}', published,
@@ -293,7 +297,7 @@ _OPTIMIZER = {
            ('1e-5', '69.6'))},
     'weight_decay_0': Ablation(
         'beside Table 15, weight decay 0', 'unstable, diverges',
-        {'weight_decay': 0.0}),
+        {'weight_decay': 0.0}, _SGD),
     'lars_without_masks': Ablation(
         'not in the paper; biases and norms decay and adapt as kernels do',
         '', {'exclude_bias_and_norm': False}, _SGD),
@@ -424,6 +428,23 @@ def get_config(argument: str = 'byol') -> ml_collections.ConfigDict:
   return config
 
 
-if __name__ == '__main__':
-  word = sys.argv[1] if len(sys.argv) > 1 else ''
+def main(arguments: Sequence[str]) -> str | None:
+  """Lists ablations, or checks those after `--check`.
+
+  Returns:
+    The first slip, in one line, as `sys.exit` takes it; None if there is none.
+  """
+  if arguments[:1] == ['--check']:
+    try:
+      for argument in arguments[1:]:
+        get_config(argument)
+    except ValueError as error:
+      return f'error: {error}'
+    return None
+  word = arguments[0] if arguments else ''
   print('\n'.join(describe(name) for name in ABLATIONS if word in name))
+  return None
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

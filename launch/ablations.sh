@@ -57,17 +57,13 @@ refuse() {
 
 # Before the first run, not after hours.
 check_arguments() {
-  local name seed known
+  local seed
   ((total)) || refuse 'no runs: expected names in --names and numbers in --seeds'
   for seed in "${seeds[@]}"; do
     [[ $seed =~ ^[0-9]+$ ]] \
       || refuse "--seeds has '$seed', expected numbers from 0, like \"0 1\""
   done
-  known=$(python -m configs.ablations | grep '^[^ ]')
-  for name in "${names[@]}"; do
-    grep -qFx -- "$name" <<< "$known" \
-      || refuse "no ablation '$name': expected some of ${known//$'\n'/ }"
-  done
+  python -m configs.ablations --check "${names[@]/%/,cifar10}" || exit 1
 }
 
 # Notes the overrides in the workdir, or refuses if it holds runs of others.

@@ -48,6 +48,19 @@ def test_differs_only_in_the_fields_described(name, base):
   assert config.published in ablations.describe(name)
 
 
+@pytest.mark.parametrize('name, reason', [
+    # Two and four images do not make the batch statistics of the table.
+    ('batch_over_64', 'its micro-batches would have 2 images'),
+    ('batch_over_32', 'its micro-batches would have 4 images'),
+    ('weight_decay_0', 'the row is of LARS')])
+def test_no_name_on_cifar10_for_what_it_would_not_be(name, reason, capsys):
+  with pytest.raises(ValueError, match=reason):
+    ablations.get_config(f'{name},cifar10')
+  assert reason in ablations.main(['--check', 'byol,cifar10', f'{name},cifar10'])
+  assert ablations.main(['--check', 'byol,cifar10', name]) is None
+  assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize('base', ablations.BASES)
 def test_no_two_names_are_the_same_change(base):
   seen = {}

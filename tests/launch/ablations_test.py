@@ -191,7 +191,10 @@ def test_a_slip_is_found_before_the_first_run(grid):
   assert grid.refuse('--name=byol').startswith(
       "error: unexpected argument '--name=byol'")
   line = grid.refuse('--names=byol tau0', '--seeds=0')
-  assert line.startswith("error: no ablation 'tau0': expected some of byol ")
+  assert line.startswith("error: no ablation 'tau0': did you mean tau_0? ")
+  line = grid.refuse('--names=byol no_blur', '--seeds=0')
+  assert line.startswith(
+      'error: the ablation no_blur makes no sense on cifar10: its views have')
   assert grid.refuse('--names=byol', '--seeds=0,1').startswith(
       "error: --seeds has '0,1', expected numbers")
   assert grid.refuse('--names=').startswith('error: no runs')

@@ -21,6 +21,9 @@ setuptools.setup(
         'cuda': ['jax[cuda12]'],
         # What the exports are tested against.
         'interop': ['torch>=2.14', 'torchvision>=0.29', 'timm>=1.0.31'],
-        'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+        'dev': [
+            'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9',
+            # What logistic regression and metrics are tested against.
+            'scikit-learn>=1.6'],
     },
 )

@@ -63,6 +63,8 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.data_dir = ''  # TFDS's directory; '' is $TFDS_DATA_DIR or its default
   config.train_split = 'train'
   config.test_split = 'validation'  # '' where there is none
+  # What evaluations choose their settings on; '' is a held-out share of train.
+  config.valid_split = ''
   config.image_size = 224  # pixels, of a view
   config.test_image_size = config_dict.placeholder(int)  # None: image_size
   config.test_crop_ratio = 0.875  # centre crop, share of the shorter side
@@ -151,16 +153,60 @@ def get_base_config() -> ml_collections.ConfigDict:
       max_train_examples=50_000))  # of the periodic evaluation's bank
 
   # At the end, beside the same encoder at random initialisation; () is none.
-  config.final_protocols = ('knn',)  # knn, linear
-  # The linear probe's settings, there and in `python -m byol_jax.evaluate`.
-  config.linear = ml_collections.ConfigDict(dict(
-      num_epochs=80, batch_size=1024, base_learning_rate=0.2, momentum=0.9,
-      augment=True,  # random crop and flip, as in the paper's C.1
-      # Where not empty, tried side by side instead of base_learning_rate;
-      # one is chosen on a held-out share of train, never on test.
-      base_learning_rates=(),  # the paper: (0.4, 0.3, 0.2, 0.1, 0.05)
+  config.final_protocols = ('knn',)  # any of PROTOCOLS
+
+  # The protocols' settings, there and in `python -m byol_jax.evaluate`. Each
+  # chooses on valid_split or else on a held-out share of train, never on test.
+  config.metric = 'top1'  # top1 | mean_per_class | map (11 points, VOC 2007)
+  config.linear = ml_collections.ConfigDict(dict(  # the paper's C.1
+      num_epochs=80, batch_size=1024, momentum=0.9,
+      augment=True,  # random crop and flip, else features extracted once
+      # For a batch of 256, all in one pass over the data.
+      base_learning_rates=(0.4, 0.3, 0.2, 0.1, 0.05),
       held_out_share=0.01))  # the paper: 10 009 images
+  config.logistic = ml_collections.ConfigDict(dict(  # D.2
+      num_values=45, l2_range=(1e-6, 1e5), held_out_share=0.1,
+      max_iterations=1000, tolerance=1e-3))
+  config.semi_supervised = ml_collections.ConfigDict(dict(  # C.2
+      shares=(0.01, 0.1),  # of the labels
+      # Instead, for each share a file: indices, or names of images, a line
+      # each; SimCLR's lists are such.
+      subsets=(),
+      num_epochs=(30, 50), learning_rates=(0.01, 0.02, 0.05, 0.1, 0.005),
+      batch_size=1024, momentum=0.9, held_out_share=0.01))
+  config.finetune = ml_collections.ConfigDict(dict(  # D.3
+      num_steps=20_000, batch_size=256, momentum=0.9,
+      learning_rates=_log_spaced(1e-4, 1e-1, 7),
+      # Divided by the learning rate, and then L2 regularisation.
+      weight_decays=(0.0, *_log_spaced(1e-6, 1e-3, 7)),
+      held_out_share=0.1))
+  config.segmentation = ml_collections.ConfigDict(dict(  # D.4
+      num_steps=30_000, batch_size=16, momentum=0.9, weight_decay=1e-4,
+      # Not scaled by the batch; a tenth from 70 % of the steps, and from 90 %.
+      learning_rates=_log_spaced(1e-3, 1e-1, 5),
+      freeze_encoder=(False,),  # (False, True): fine-tuned, and then frozen
+      crop_size=513, scale_range=(0.5, 2.0), flip_prob=0.5,
+      head_channels=256, head_dilation=6,
+      evaluate_batch_size=16,  # whole images, over all devices
+      held_out_share=0.2))  # the paper: 2119 images
+  config.depth = ml_collections.ConfigDict(dict(  # D.6
+      num_steps=7500, batch_size=256, momentum=0.9, weight_decay=5e-4,
+      learning_rates=(0.16,),  # as those of segmentation
+      freeze_encoder=(False,),
+      scale=0.5, crop_height=228, crop_width=304,  # of the scaled image
+      flip_prob=0.5, grayscale_prob=0.3,
+      brightness=0.1255,  # added: U(-brightness, brightness)
+      saturation_range=(0.5, 1.5),  # factor
+      hue=0.2,  # turns: U(-hue, hue)
+      head_channels=(512, 256, 128, 64),  # of each up-projection
+      evaluate_batch_size=64, held_out_share=0.1))
   return config
+
+
+def _log_spaced(low: float, high: float, count: int) -> tuple[float, ...]:
+  """`count` values from `low` to `high`, to four digits."""
+  ratio = (high / low) ** (1 / (count - 1))
+  return tuple(float(f'{low * ratio**i:.4g}') for i in range(count))
 
 
 def to_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -264,6 +310,9 @@ def norm_fields(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 NORMS = (
     'batch', 'batch_local', 'group_ws', 'layer', 'instance', 'none',
     'affine_init')
+PROTOCOLS = (
+    'knn', 'linear', 'logistic', 'semi_supervised', 'finetune', 'segmentation',
+    'depth')
 ENCODERS = tuple(f'resnet{n}' for n in (10, 18, 34, 50, 101, 152, 200))
 
 _CHOICES = {
@@ -281,7 +330,8 @@ _CHOICES = {
     'tau_schedule': ('cosine', 'constant'),
     'loss_normalization': ('l2', 'layer', 'batch', 'none'),
     'optimizer': ('lars', 'sgd', 'adamw'),
-    'final_protocols': ('knn', 'linear'),  # each of them
+    'final_protocols': PROTOCOLS,  # each of them
+    'metric': ('top1', 'mean_per_class', 'map'),
 }
 
 # Lower and upper bounds, both allowed; None is no bound.
@@ -302,12 +352,35 @@ _RANGES = {
     'evaluate_every_steps': (1, None), 'evaluate_batch_size': (1, None),
     'knn.k': (1, None), 'knn.temperature': (1e-6, None),
     'knn.max_train_examples': (1, None), 'linear.num_epochs': (1, None),
-    'linear.batch_size': (1, None), 'linear.base_learning_rate': (0, None),
+    'linear.batch_size': (1, None),
     'linear.momentum': (0, 1), 'norm_epsilon': (1e-12, None),
     'norm_groups': (1, None), 'weight_standardization_epsilon': (1e-12, None),
     'trust_coefficient': (0, None),
     'predictor_learning_rate_multiplier': (0, None), 'seed': (0, None),
     'augment.std': (1e-6, None), 'linear.base_learning_rates': (0, None),
+    'logistic.num_values': (1, None), 'logistic.l2_range': (0, None),
+    'logistic.max_iterations': (1, None), 'logistic.tolerance': (0, None),
+    'semi_supervised.shares': (0, 1), 'semi_supervised.num_epochs': (1, None),
+    'semi_supervised.learning_rates': (0, None),
+    'semi_supervised.batch_size': (1, None),
+    'semi_supervised.momentum': (0, 1), 'finetune.num_steps': (1, None),
+    'finetune.batch_size': (1, None), 'finetune.momentum': (0, 1),
+    'finetune.learning_rates': (1e-12, None),
+    'finetune.weight_decays': (0, None),
+    **{f'{section}.{name}': bounds
+       for section in ('segmentation', 'depth') for name, bounds in {
+           'num_steps': (1, None), 'batch_size': (1, None),
+           'momentum': (0, 1), 'weight_decay': (0, None),
+           'learning_rates': (1e-12, None), 'flip_prob': (0, 1),
+           'head_channels': (1, None), 'evaluate_batch_size': (1, None),
+           'held_out_share': (0, 0.9)}.items()},
+    'segmentation.crop_size': (1, None),
+    'segmentation.scale_range': (1e-2, 100),
+    'segmentation.head_dilation': (1, None),
+    'depth.scale': (1e-2, 100), 'depth.crop_height': (1, None),
+    'depth.crop_width': (1, None), 'depth.grayscale_prob': (0, 1),
+    'depth.brightness': (0, 1), 'depth.saturation_range': (0, None),
+    'depth.hue': (0, 0.5),
 }
 
 _TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8, 'stride2': 16}
@@ -337,6 +410,8 @@ def validate(
     _check_range(name, flat[name], low, high)
   for view in ('view1', 'view2'):
     _validate_view(view, config.augment[view])
+  for name in ('segmentation.scale_range', 'depth.saturation_range'):
+    _check_order(name, flat[name])
   for name in ('augment.mean', 'augment.std'):
     if len(flat[name]) != 3:
       raise ConfigError(
@@ -463,6 +538,12 @@ def _check_range(name: str, value: Any, low: Any, high: Any) -> None:
     raise ConfigError(f'config.{name} is {value}, expected {expected}')
 
 
+def _check_order(name: str, value: Any) -> None:
+  if len(value) != 2 or not 0 < value[0] <= value[1]:
+    raise ConfigError(
+        f'config.{name} is {value}, expected two positive numbers in order')
+
+
 def _validate_view(view: str, settings: ml_collections.ConfigDict) -> None:
   """Probabilities in [0, 1], ranges in order, strengths not negative."""
   for field, value in settings.items():
@@ -470,10 +551,7 @@ def _validate_view(view: str, settings: ml_collections.ConfigDict) -> None:
     if field.endswith('_prob'):
       _check_range(name, value, 0, 1)
     elif field.endswith('_range'):
-      if len(value) != 2 or not 0 < value[0] <= value[1]:
-        raise ConfigError(
-            f'config.{name} is {value}, expected two positive numbers in '
-            'order')
+      _check_order(name, value)
     else:
       _check_range(name, value, 0, None)
   _check_range(

@@ -1,15 +1,26 @@
-"""Evaluates a pretrained encoder, frozen, by kNN or a linear probe.
+"""Evaluates a pretrained encoder by the protocols of the paper.
 
     python -m byol_jax.evaluate --checkpoint=WORKDIR --protocol=knn,linear \
         [--data=tfds:NAME] [--config.FIELD=VALUE ...]
     python -m byol_jax.evaluate --checkpoint=random --config=configs/NAME.py \
         --protocol=knn --output=DIR
 
+| protocol | encoder | what is measured |
+|---|---|---|
+| knn | frozen | weighted vote of the nearest neighbours |
+| linear | frozen | a linear layer, trained on random crops and flips |
+| logistic | frozen | logistic regression on features of whole images |
+| semi_supervised | fine-tuned | with 1 % and 10 % of the labels |
+| finetune | fine-tuned | with all labels |
+| all | | those that the data allows |
+
 The config is the checkpoint's; `--config.FIELD=VALUE` overrides what an
-evaluation depends on, such as `--config.knn.k=20`. The second form evaluates
-the encoder of a config at random initialisation, for comparison. Figures are
-printed, and written with their settings to
-WORKDIR/evaluations/PROTOCOL-DATASET.json.
+evaluation depends on, such as `--config.knn.k=20`. `--data=food101` and the
+like stand for the paper's transfer datasets with their splits and metrics, see
+`data/transfer_presets.py`. The second form evaluates the encoder of a config
+at random initialisation, for comparison. Figures are printed, and written with
+their settings to WORKDIR/evaluations/PROTOCOL-DATASET.json. What was cut short
+goes on where it was.
 """
 
 from collections.abc import Sequence
@@ -30,10 +41,10 @@ _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None,
     'Workdir of a run, or "random" with --config for a random initialisation.')
 _PROTOCOL = flags.DEFINE_list(
-    'protocol', ['knn'], 'knn, linear, or both with a comma.')
+    'protocol', ['knn'], 'Protocols, with commas; see above.')
 _DATA = flags.DEFINE_string(
-    'data', None, 'Another dataset, as config.data; mind its '
-    '--config.train_split and --config.test_split.')
+    'data', None, 'Another dataset: one of the paper\'s by its name, or as '
+    'config.data; mind its --config.train_split and --config.test_split.')
 _CONFIG = flags.DEFINE_string(
     'config', None, 'A file of configs/, for --checkpoint=random. '
     '--config.FIELD=VALUE overrides a field in either case.')
@@ -44,9 +55,10 @@ _RANDOM = 'random'
 
 # What an evaluation depends on; the rest is the checkpoint's own.
 _FIELDS = (
-    'data', 'data_dir', 'train_split', 'test_split', 'test_image_size',
-    'test_crop_ratio', 'max_bad_image_share', 'cache_bytes', 'seed',
-    'evaluate_batch_size', 'knn.', 'linear.')
+    'data', 'data_dir', 'train_split', 'valid_split', 'test_split', 'metric',
+    'test_image_size', 'test_crop_ratio', 'max_bad_image_share', 'cache_bytes',
+    'seed', 'evaluate_batch_size', 'augment.view1.crop_area_range',
+    *(f'{protocol}.' for protocol in config_lib.PROTOCOLS))
 
 
 def take_overrides(argv: list[str]) -> list[str]:
@@ -150,28 +162,51 @@ def _initialise(overrides: Sequence[str]) -> tuple[
       network, tx, config, source)()
 
 
+def _choose_protocols(
+    names: Sequence[str], config: ml_collections.ConfigDict, sources: Any
+) -> list[str]:
+  """The protocols asked for; of `all`, those that the data allows."""
+  from byol_jax.evaluation import protocols
+  if not any(names):
+    raise config_lib.ConfigError(
+        f'--protocol is empty, expected all, or some of '
+        f'{", ".join(config_lib.PROTOCOLS)} with commas')
+  if list(names) != ['all']:
+    return list(names)
+  chosen = []
+  for name in config_lib.PROTOCOLS:
+    try:
+      protocols.get(name).check(config, sources)
+      chosen.append(name)
+    except config_lib.ConfigError as error:
+      print(f'{name} is left out: {error}')
+  if not chosen:
+    raise config_lib.ConfigError(f'{config.data} allows no protocol')
+  return chosen
+
+
 def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
   """Restores, evaluates, prints, writes."""
-  if not any(_PROTOCOL.value):
-    raise config_lib.ConfigError(
-        '--protocol is empty, expected knn, linear, or both with a comma')
+  from byol_jax.data import transfer_presets
   if _DATA.value:
-    overrides = [*overrides, f'--config.data={_DATA.value}']
+    preset = transfer_presets.expand(_DATA.value)
+    overrides = [
+        *(f'--config.{name}={value}' for name, value in preset.items()),
+        *overrides]
   is_random = _CHECKPOINT.value == _RANDOM
   output = _OUTPUT.value or (None if is_random else _CHECKPOINT.value)
   config, network, state = (_initialise if is_random else _restore)(overrides)
 
   # Imported here, so that --help and a wrong path answer at once.
-  from byol_jax.data import sources
   from byol_jax.evaluation import features
   from byol_jax.evaluation import final
   from byol_jax.evaluation import records
-  train_source = sources.create_source(config, config.train_split)
-  test_source = None
-  if config.test_split:
-    test_source = sources.create_source(config, config.test_split)
+  from byol_jax.evaluation import subject
+  sources = subject.open_sources(config)
+  names = _choose_protocols(_PROTOCOL.value, config, sources)
   evaluator = final.FinalEvaluator(
-      config, network, train_source, test_source, _PROTOCOL.value)
+      config, network, sources, names,
+      progress_directory=output and f'{output}/evaluations/unfinished')
   made, _ = evaluator.run(
       features.online_variables(state), step=int(state.step),
       checkpoint='' if is_random else _CHECKPOINT.value,

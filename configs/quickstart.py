@@ -54,5 +54,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.knn.max_train_examples = 10_000
   config.final_protocols = ('knn', 'linear')
   config.linear.augment = False
+  config.linear.base_learning_rates = (0.2,)
   config.linear.num_epochs = 30
   return config

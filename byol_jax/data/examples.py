@@ -64,3 +64,15 @@ class EncodedSource(_Source):
 
 
 Source = InMemorySource | EncodedSource
+
+
+def read_labels(source: Source) -> np.ndarray:
+  """Every example's label, int32 [N] or [N, C]; the source must have them.
+
+  Of encoded examples all records are read, but no image is decoded.
+  """
+  if isinstance(source, InMemorySource):
+    return source.labels
+  labels = tf.data.Dataset.range(source.num_examples).map(
+      lambda index: source.load(index)['label'], tf.data.AUTOTUNE)
+  return np.stack(list(labels.as_numpy_iterator()))

@@ -188,8 +188,8 @@ def create_labelled_dataset(
 def create_eval_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
     image_size: int | None = None, limit: int | None = None,
-    start_step: int = 0, process_index: int = 0,
-    process_count: int = 1) -> tf.data.Dataset:
+    index: np.ndarray | None = None, start_step: int = 0,
+    process_index: int = 0, process_count: int = 1) -> tf.data.Dataset:
   """Every example once, in order: centre crop, then bicubic resize.
 
   Args:
@@ -199,6 +199,7 @@ def create_eval_dataset(
     image_size: S, if not the config's.
     limit: at most so many examples, a fixed sample of the source in a fixed
       order.
+    index: int[M], of the examples to take instead of all.
     start_step: batches that are left out at the start, unread.
     process_index: of this process.
     process_count: divides the batch size.
@@ -213,19 +214,21 @@ def create_eval_dataset(
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(batch_size, process_index, process_count)
-  num_examples = source.num_examples
-  sampled = limit is not None and limit < num_examples
-  count = limit if sampled else num_examples
-  sample = randomness.permutation(
-      tf.constant(0), num_examples=num_examples, seed=_SAMPLE_SEED)
+  count, taken = source.num_examples, index
+  if taken is not None:
+    count, taken = len(taken), tf.constant(taken, tf.int64)
+  elif limit is not None and limit < count:
+    taken = randomness.permutation(
+        tf.constant(0), num_examples=count, seed=_SAMPLE_SEED)
+    count = limit
 
   def chunk(number: tf.Tensor) -> _Batch:
     positions = rows.first_position(number) + tf.range(
         rows.per_chunk, dtype=tf.int64)
     mask = positions < count
     index = tf.where(mask, positions, 0)
-    if sampled:
-      index = tf.gather(sample, index)
+    if taken is not None:
+      index = tf.gather(taken, index)
     return {'index': index, 'mask': mask}
 
   def finish(chunk: _Batch) -> _Batch:

@@ -20,7 +20,7 @@ class Preset:
   """A dataset with its splits and its metric.
 
   Attributes:
-    metric: `top1`, `mean_per_class` or `map11`.
+    metric: `top1`, `mean_per_class` or `map`.
     tfds: its name there, or None.
     splits: train, valid and test, as TFDS takes them.
     sizes: of the three, as the paper has them.
@@ -54,7 +54,7 @@ PRESETS = {
     'aircraft': Preset(
         'mean_per_class', None, ('train', 'valid', 'test'),
         (3334, 3333, 3333)),
-    'voc2007': Preset('map11', 'voc/2007', _GIVEN, (2501, 2510, 4952)),
+    'voc2007': Preset('map', 'voc/2007', _GIVEN, (2501, 2510, 4952)),
     'dtd': Preset('top1', 'dtd', _GIVEN, (1880, 1880, 1880)),
     'pets': _cut('oxford_iiit_pet', 'mean_per_class', (2940, 740, 3669)),
     'caltech101': _cut('caltech101', 'mean_per_class', (2550, 510, 6084)),

@@ -46,21 +46,19 @@ def suggest(
 
 def _against_random(records: Sequence[records_lib.Record]) -> list[str]:
   """An encoder that learned something beats itself at random."""
-  def top1(record: records_lib.Record) -> float:
-    return record['metrics'][f'{record["protocol"]}/test_top1']
-
   random_init = {
-      records_lib.comparable(record): top1(record) for record in records
-      if record['random_init']}
+      records_lib.comparable(record): records_lib.headline(record)
+      for record in records if record['random_init']}
   advice = []
   for record in records:
     baseline = random_init.get(records_lib.comparable(record))
     if record['random_init'] or baseline is None:
       continue
-    if top1(record) < baseline + _MARGIN:
+    figure = records_lib.headline(record)
+    if figure < baseline + _MARGIN:
       advice.append(
-          f'Pretraining did not help in {records_lib.describe(record)}: '
-          f'{100 * top1(record):.1f} % against {100 * baseline:.1f} % at '
+          f'Pretraining did not help in {record["description"]}: '
+          f'{100 * figure:.1f} % against {100 * baseline:.1f} % at '
           'random initialisation. Train for more epochs; look at the views: '
           'two views of one image should share what matters and little else.')
   return advice

@@ -82,7 +82,7 @@ def compare(
       if not record['random_init']]
   return {
       'command': command,
-      'protocols': sorted({records_lib.describe(r) for r in records}),
+      'protocols': sorted({r['description'] for r in records}),
       'examples': sorted({_describe_examples(r) for r in records}),
       'common': {
           name: value for name, value in base.items()

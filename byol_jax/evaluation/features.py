@@ -2,19 +2,31 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
+import time
 from typing import Any
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
+import ml_collections
 import numpy as np
 
+from byol_jax.data import examples
+from byol_jax.data import pipeline
+from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
 Predict = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
+# Maps the first batch to batches from there on.
+Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
+
+_SAVE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Features:
   Attributes:
     embedding: f32[N, D], of the online encoder.
     index: i32[N], the examples' ids in their source, rising.
-    label: i32[N], or None where there are no labels.
+    label: i32[N], or i32[N, C] where several hold at once, or None.
     projection: f32[N, P], or None where it was not asked for.
     prediction: f32[N, P], likewise.
     target_projection: f32[N, P] of the target network, likewise.
@@ -44,10 +56,11 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-  """One encoder's features of the split to learn from and of the other."""
+  """One encoder's features of each split; see `subject.Sources`."""
 
   train: Features
   test: Features
+  valid: Features | None = None
 
 
 def online_variables(state: state_lib.TrainState) -> dict[str, Any]:
@@ -89,6 +102,30 @@ def make_predict(
   return devices.make_predict(predict)
 
 
+def make_batches(
+    source: examples.Source, config: ml_collections.ConfigDict,
+    limit: int | None = None, image_size: int | None = None,
+    index: np.ndarray | None = None,
+) -> Batches:
+  """This process's share of a split, centre-cropped, in constant batches.
+
+  Returns:
+    A function of the first batch, 0 if not told, that begins anew at each
+    call; the pipeline from 0 on is built once.
+  """
+  create = functools.partial(
+      pipeline.create_eval_dataset, source, config,
+      batch_size=config.evaluate_batch_size, image_size=image_size,
+      limit=limit, index=index, process_index=jax.process_index(),
+      process_count=jax.process_count())
+  create = functools.cache(create)
+
+  def batches(start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    return create(start_step=start_step).as_numpy_iterator()
+
+  return batches
+
+
 def extract_features(
     predict: Predict, variables: Any, batches: Iterable[dict[str, np.ndarray]]
 ) -> Features:
@@ -99,7 +136,8 @@ def extract_features(
       size, which is what the mask is for.
     variables: `params` and `batch_stats`.
     batches: of this process's share: `image` f32[B, H, W, C], `index` i32[B],
-      `mask` bool[B] (False: padding, dropped), and `label` i32[B] or not.
+      `mask` bool[B] (False: padding, dropped), and `label` i32[B] or
+      i32[B, C] or not.
 
   Returns:
     The features of all processes' shares, the same on every process.
@@ -107,19 +145,70 @@ def extract_features(
   Raises:
     ValueError: if there was not one example.
   """
+  return _join(list(_predict_rows(predict, variables, batches)))
+
+
+def resume_features(
+    predict: Predict, variables: Any, batches: Batches,
+    progress: progress_lib.Progress,
+) -> Features:
+  """`extract_features` that keeps what it has, and goes on from there.
+
+  Args:
+    predict: likewise.
+    variables: likewise.
+    batches: a function of the first batch.
+    progress: where rows are kept every minute.
+  """
+  parts, start = _read_parts(progress)
+  rows, saved = [], time.monotonic()
+  for step, row in enumerate(
+      _predict_rows(predict, variables, batches(start)), start=start + 1):
+    rows.append(row)
+    if time.monotonic() - saved > _SAVE_SECONDS:
+      progress.put(f'part{len(parts)}', _concatenate(rows) | {
+          'next_step': step})
+      parts.append(_concatenate(rows))
+      logging.info('features: %d batches', step)
+      rows, saved = [], time.monotonic()
+  return _join(parts + rows)
+
+
+def _predict_rows(
+    predict: Predict, variables: Any, batches: Iterable[dict[str, np.ndarray]]
+) -> Iterator[dict[str, np.ndarray]]:
+  """Columns of each batch, without its padding."""
   variables = devices.replicate(variables)
-  rows = []
   for batch in batches:
     mask = np.asarray(batch['mask'])
     row = predict(variables, batch['image'])
     row |= {k: batch[k] for k in ('index', 'label') if k in batch}
-    rows.append({k: np.asarray(x)[mask] for k, x in row.items()})
+    yield {k: np.asarray(x)[mask] for k, x in row.items()}
+
+
+def _join(rows: Sequence[dict[str, np.ndarray]]) -> Features:
+  """All processes' rows, in the order of their examples."""
   if not rows:
     raise ValueError('no examples to extract features from')
-  columns = {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
-  columns = _gather_processes(columns)
+  columns = _gather_processes(_concatenate(rows))
   order = np.argsort(columns['index'], kind='stable')
   return Features(**{k: x[order] for k, x in columns.items()})
+
+
+def _concatenate(rows: Sequence[dict[str, np.ndarray]]) -> dict[
+    str, np.ndarray]:
+  return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+
+
+def _read_parts(
+    progress: progress_lib.Progress
+) -> tuple[list[dict[str, np.ndarray]], int]:
+  """What is extracted already, and the first batch that is not."""
+  parts, start = [], 0
+  while (part := progress.get(f'part{len(parts)}')) is not None:
+    start = int(part.pop('next_step'))
+    parts.append(part)
+  return parts, start
 
 
 def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,8 +1,10 @@
 """The end of a run: its encoder against the same one at random."""
 
 from collections.abc import Sequence
+import functools
 import json
 import pathlib
+import shutil
 import statistics
 import time
 from typing import Any
@@ -11,6 +13,7 @@ import jax
 import ml_collections
 
 from byol_jax.data import examples
+from byol_jax.data import sources as sources_lib
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -18,6 +21,7 @@ from byol_jax.evaluation import neighbors
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import records
 from byol_jax.evaluation import report
+from byol_jax.evaluation import subject as subject_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.training import state as state_lib
 
@@ -27,22 +31,30 @@ class FinalEvaluator:
 
   def __init__(
       self, config: ml_collections.ConfigDict, network: network_lib.Network,
-      train_source: examples.Source, test_source: examples.Source,
-      protocol_names: Sequence[str]):
-    """Raises ConfigError for what the data cannot give."""
-    protocols.check(protocol_names, config, train_source, test_source)
-    self._config = config
-    self._network = network
-    self._sources = train_source, test_source
-    self._protocols = tuple(protocol_names)
-    self._predict = features_lib.make_predict(network)
-    self._batches = tuple(
-        protocols.make_batches(source, config) for source in self._sources)
+      sources: subject_lib.Sources, names: Sequence[str],
+      progress_directory: str | None = None):
+    """Raises ConfigError for what the data cannot give.
+
+    Args:
+      config: of the evaluation.
+      network: an unbound module.
+      sources: to learn from and to measure on.
+      names: of protocols.
+      progress_directory: where unfinished work is kept; None: nowhere.
+    """
+    for name in names:
+      protocols.get(name).check(config, sources)
+    self._names = tuple(names)
+    self._extractor = subject_lib.Extractor(config, network, sources)
+    self._make_subject = functools.partial(
+        subject_lib.Subject, config, network, sources=sources,
+        extractor=self._extractor)
+    self._progress_directory = progress_directory
 
   def run(
       self, variables: Any, *, step: int, checkpoint: str = '',
       random_init: bool = False,
-  ) -> tuple[list[records.Record], features_lib.Splits]:
+  ) -> tuple[list[records.Record], subject_lib.Subject]:
     """Evaluates one encoder.
 
     Args:
@@ -52,22 +64,24 @@ class FinalEvaluator:
       random_init: whether they never learned anything.
 
     Returns:
-      One record for each protocol, and the features they share.
+      One record for each protocol, and what they were given.
     """
-    config = self._config
-    splits = features_lib.Splits(*(
-        features_lib.extract_features(
-            self._predict, variables, batches())
-        for batches in self._batches))
+    identity = 'random_init' if random_init else f'step{step}'
+    directory = self._progress_directory and (
+        f'{self._progress_directory}/{identity}')
+    subject = self._make_subject(
+        variables=variables, progress_directory=directory, identity=identity)
     made = []
-    for protocol in self._protocols:
-      metrics = dict(protocols.run(
-          protocol, config, self._network, variables, self._sources[0],
-          splits))
+    for name in self._names:
+      metrics = {
+          key: float(value)
+          for key, value in protocols.get(name).run(subject)}
       made.append(records.create_record(
-          protocol, config, splits, metrics, checkpoint=checkpoint, step=step,
+          name, subject, metrics, checkpoint=checkpoint, step=step,
           random_init=random_init))
-    return made, splits
+    if directory:
+      shutil.rmtree(directory, ignore_errors=True)
+    return made, subject
 
 
 def evaluate_and_report(
@@ -93,10 +107,11 @@ def evaluate_and_report(
   made = []
   if names:
     print('final evaluation: the encoder, then the same one at random')
-    evaluator = FinalEvaluator(
-        config, network, train_source, test_source, names)
-    made, splits = evaluator.run(
+    evaluator = FinalEvaluator(config, network, subject_lib.Sources(
+        train_source, test_source, _open_valid(config)), names)
+    made, subject = evaluator.run(
         variables, step=int(state.step), checkpoint=str(workdir))
+    splits = subject.splits
     made += evaluator.run(
         features_lib.online_variables(initial_state), step=0,
         random_init=True)[0]
@@ -133,8 +148,18 @@ def protocols_to_run(
   if test_source is None or None in (
       train_source.num_classes, test_source.num_classes):
     return ()
-  protocols.check(config.final_protocols, config, train_source, test_source)
+  sources = subject_lib.Sources(
+      train_source, test_source, _open_valid(config))
+  for name in config.final_protocols:
+    protocols.get(name).check(config, sources)
   return tuple(config.final_protocols)
+
+
+def _open_valid(
+    config: ml_collections.ConfigDict) -> examples.Source | None:
+  if not config.valid_split:
+    return None
+  return sources_lib.create_source(config, config.valid_split)
 
 
 def _sample_splits(
@@ -146,7 +171,7 @@ def _sample_splits(
   predict = features_lib.make_predict(network)
   return features_lib.Splits(*(
       features_lib.extract_features(
-          predict, variables, protocols.make_batches(
+          predict, variables, features_lib.make_batches(
               source, config, config.knn.max_train_examples)())
       for source in (train_source, test_source or train_source)))
 
@@ -163,17 +188,17 @@ def create_result(
     seconds: what all of it took.
 
   Returns:
-    `linear_top1`, `knn_top1` and the same after `random_init_`, in percent,
-    where they were measured; `collapsed` and its `signs`, sentences; the last
-    `embedding_rank` and `projection_rank`; `images_per_second`, the median
-    over the run's log rows; `seconds`.
+    `linear_top1`, `knn_top1` or what other protocols have as their headline,
+    and the same after `random_init_`, in percent, where they were measured;
+    `collapsed` and its `signs`, sentences; the last `embedding_rank` and
+    `projection_rank`; `images_per_second`, the median over the run's log rows;
+    `seconds`.
   """
   result = {}
   for record in made:
     prefix = 'random_init_' if record['random_init'] else ''
-    name = record['protocol']
-    result[f'{prefix}{name}_top1'] = round(
-        100 * record['metrics'][f'{name}/test_top1'], 2)
+    name = record['headline'].replace('/test_', '_').replace('/', '_')
+    result[prefix + name] = round(100 * records.headline(record), 2)
   curves = history.read_curves(workdir)
   last = history.last_values(curves)
   if last.keys() & collapse.THRESHOLDS.keys():

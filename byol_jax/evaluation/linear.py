@@ -275,13 +275,6 @@ def standardize(
       ((x - mean) * scale).astype(np.float32) for x in (train, *others))
 
 
-def hold_out(
-    index: np.ndarray, share: float, seed: int) -> np.ndarray:
-  """Draws which examples choose the learning rate: a `share` of `index`."""
-  count = round(share * len(index))
-  return np.sort(np.random.default_rng(seed).permutation(index)[:count])
-
-
 def measure(
     heads: Heads, embedding: np.ndarray, label: np.ndarray, *, count: int = 1,
 ) -> np.ndarray:
@@ -294,14 +287,11 @@ def measure(
   return hits / len(label)
 
 
-def choose(
-    heads: Heads, train: features_lib.Features, held_out: np.ndarray) -> int:
-  """The head that is best on the held-out examples; of equals, the first."""
-  rows = np.isin(train.index, held_out)
-  if not rows.any():
+def choose(heads: Heads, valid: features_lib.Features | None) -> int:
+  """The head that is best on `valid`; of equals, or without, the first."""
+  if valid is None:
     return 0
-  return int(np.argmax(measure(
-      heads, train.embedding[rows], train.label[rows])))
+  return int(np.argmax(measure(heads, valid.embedding, valid.label)))
 
 
 def report(

@@ -11,7 +11,6 @@ from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import knn
 from byol_jax.evaluation import pairs
-from byol_jax.evaluation import protocols
 from byol_jax.networks import network as network_lib
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import state as state_lib
@@ -44,26 +43,26 @@ class Evaluator:
         and train_source.num_classes is not None)
 
   @functools.cached_property
-  def _batches(self) -> tuple[protocols.Batches, protocols.Batches]:
+  def _batches(self) -> tuple[features_lib.Batches, features_lib.Batches]:
     """Train and test; built once, read at each evaluation."""
     train_source, test_source = self._sources
-    train = protocols.make_batches(
+    train = features_lib.make_batches(
         train_source, self._config, self._config.knn.max_train_examples)
     if test_source is None:
       return train, train
-    return train, protocols.make_batches(test_source, self._config)
+    return train, features_lib.make_batches(test_source, self._config)
 
   @functools.cached_property
-  def _pair_batches(self) -> protocols.Batches:
+  def _pair_batches(self) -> features_lib.Batches:
     return pairs.make_batches(self._sources[0], self._config)
 
   @functools.cached_property
-  def _probe_batches(self) -> protocols.Batches | None:
+  def _probe_batches(self) -> features_lib.Batches | None:
     """Test at the size of views, all that the probe knows, if another."""
     config = self._config
     if config.test_image_size in (None, config.image_size):
       return None
-    return protocols.make_batches(
+    return features_lib.make_batches(
         self._sources[1], config, image_size=config.image_size)
 
   def run(

@@ -8,34 +8,21 @@ import pathlib
 import re
 from typing import Any
 
-import ml_collections
-
-from byol_jax.evaluation import features
+from byol_jax.evaluation import protocols
+from byol_jax.evaluation import subject as subject_lib
 
 Record = dict[str, Any]
 
 
-def settings(
-    protocol: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What of `config` a protocol's figures depend on."""
-  if protocol == 'knn':
-    return {'k': config.knn.k, 'temperature': config.knn.temperature}
-  return config.linear.to_dict() | {
-      'features': 'augmented' if config.linear.augment else 'standardized',
-      'seed': config.seed}
-
-
 def create_record(
-    protocol: str, config: ml_collections.ConfigDict,
-    splits: features.Splits, metrics: dict[str, float], *,
+    protocol: str, subject: subject_lib.Subject, metrics: dict[str, float], *,
     checkpoint: str, step: int, random_init: bool,
 ) -> Record:
   """What was measured, on what, and how.
 
   Args:
-    protocol: one of `protocols.PROTOCOLS`.
-    config: of the evaluation.
-    splits: what was evaluated on.
+    protocol: one of `protocols`.
+    subject: what was evaluated.
     metrics: what the protocol yielded.
     checkpoint: the workdir, or '' of a random initialisation.
     step: of the checkpoint.
@@ -44,19 +31,24 @@ def create_record(
   Returns:
     A dictionary of JSON's types.
   """
+  module, config = protocols.get(protocol), subject.config
+  sources = subject.sources
   return {
       'protocol': protocol,
+      'description': module.describe(config, metrics),
+      'headline': module.headline(config),
       'metrics': metrics,
-      'settings': settings(protocol, config),
+      'settings': module.settings(config),
       'data': config.data,
       'train_split': config.train_split,
+      'valid_split': config.valid_split,
       'test_split': config.test_split,
-      'num_train_examples': len(splits.train.index),
-      'num_test_examples': len(splits.test.index),
+      'num_train_examples': sources.train.num_examples,
+      'num_test_examples': sources.test.num_examples,
       'image_size': config.test_image_size or config.image_size,
       'test_crop_ratio': config.test_crop_ratio,
       'encoder': config.encoder,
-      'embedding_size': splits.train.embedding.shape[1],
+      'embedding_size': subject.embedding_size,
       'network': 'online, running statistics',
       'random_init': random_init,
       'checkpoint': checkpoint,
@@ -94,38 +86,53 @@ def read_all(directory: str | pathlib.Path) -> list[Record]:
 def comparable(record: Record) -> str:
   """Equal for two records if their figures may be set side by side."""
   return json.dumps([record[name] for name in (
-      'protocol', 'settings', 'data', 'train_split', 'test_split',
-      'num_train_examples', 'num_test_examples', 'image_size',
+      'protocol', 'settings', 'data', 'train_split', 'valid_split',
+      'test_split', 'num_train_examples', 'num_test_examples', 'image_size',
       'test_crop_ratio', 'encoder')], sort_keys=True)
 
 
-def describe(record: Record) -> str:
-  """A protocol with the settings to name beside its figures."""
-  settings = record['settings']
-  if record['protocol'] == 'knn':
-    return f'kNN, k={settings["k"]}, temperature={settings["temperature"]:g}'
-  rate = record['metrics']['linear/base_learning_rate']
-  return (
-      f'linear, {settings["num_epochs"]} epochs, batch '
-      f'{settings["batch_size"]}, base learning rate {rate:g}, '
-      f'{settings["features"]} features')
+def headline(record: Record) -> float:
+  """The figure that stands for the record."""
+  return record['metrics'][record['headline']]
+
+
+_WORDS = {'top1': 'top-1', 'top5': 'top-5', 'mean_per_class': 'mean per class',
+          'map': 'mAP', 'miou': 'mIoU'}
+
+
+def name_metric(metric: str) -> str:
+  """`semi_supervised/1pct_test_top1` to `1pct top-1`."""
+  share, _, figure = metric.partition('/')[2].rpartition('test_')
+  return f'{share.strip("_")} {_WORDS.get(figure, figure)}'.strip()
+
+
+def figures(record: Record) -> dict[str, float]:
+  """What was measured on the test split, by what people call it."""
+  return {
+      name_metric(name): value for name, value in record['metrics'].items()
+      if 'test_' in name}
+
+
+def is_share(name: str) -> bool:
+  """Whether more is better, and 1 is all; else it is an error."""
+  return name.split()[-1] not in ('rms', 'rel')
+
+
+def format_figure(name: str, value: float) -> str:
+  """A share in percent; an error as it is."""
+  return f'{100 * value:.2f}' if is_share(name) else f'{value:.3f}'
 
 
 def table(records: list[Record]) -> str:
-  """A small table for the terminal, one record a line."""
-  rows = [('encoder', 'protocol', 'top-1 %', 'top-5 %')]
+  """A small table for the terminal, one record a line; shares in percent."""
+  rows = [('encoder', 'protocol', 'figures, in %')]
   for record in records:
-    metrics, protocol = record['metrics'], record['protocol']
-    figures = [
-        f'{100 * metrics[name]:.2f}' if name in metrics else '-'
-        for name in (f'{protocol}/test_top1', f'{protocol}/test_top5')]
     encoder = (
         'random init' if record['random_init'] else f'step {record["step"]}')
-    rows.append((encoder, describe(record), *figures))
-  widths = [max(map(len, column)) for column in zip(
-      *rows, strict=True)]
+    rows.append((encoder, record['description'], '  '.join(
+        f'{name} {format_figure(name, value)}'
+        for name, value in figures(record).items())))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return '\n'.join(
-      '  '.join((
-          row[0].ljust(widths[0]), row[1].ljust(widths[1]),
-          row[2].rjust(widths[2]), row[3].rjust(widths[3])))
-      for row in rows)
+      '  '.join(cell.ljust(width) for cell, width in zip(
+          row, widths, strict=True)).rstrip() for row in rows)

@@ -88,11 +88,11 @@ def _header(
       f'{config.target}, {config.optimizer}.')
   figures = []
   for record in records:
-    protocol = record['protocol']
     if not record['random_init'] and record['data'] == config.data:
-      top1 = record['metrics'][f'{protocol}/test_top1']
-      what = records_lib.describe(record).split(',')[0]
-      figures.append((f'{100 * top1:.1f} %', f'{what} top-1, test split'))
+      name = records_lib.name_metric(record['headline'])
+      figure = records_lib.headline(record)
+      what = record['description'].split(',')[0]
+      figures.append((f'{100 * figure:.1f} %', f'{what} {name}, test split'))
   last = history.last_values(curves)
   if 'perf/images_per_second' in curves:
     rate = statistics.median(curves['perf/images_per_second'][1])
@@ -140,19 +140,16 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
   rows = []
   for pair in pairs.values():
     shown = pair.get(False) or pair[True]
-    for count in (1, 5):
-      name = f'{shown["protocol"]}/test_top{count}'
-      if name not in shown['metrics']:
-        continue
+    for name in records_lib.figures(shown):
       values = [
-          pair[key]['metrics'].get(name) if key in pair else None
+          records_lib.figures(pair[key])[name] if key in pair else None
           for key in (True, False)]
       rows.append([
-          (records_lib.describe(shown), ''),
+          (shown['description'], ''),
           (f'{shown["data"]} {shown["test_split"]}', ''),
-          (f'top-{count}', 'short'), *_against(*values)])
+          (name, 'short'), *_against(name, *values)])
   about = (
-      'Accuracy in percent of the frozen online encoder on the test split; '
+      'In percent, of the online encoder on the test split; '
       f'{shown["num_train_examples"]} labelled examples to learn from, '
       f'{shown["num_test_examples"]} to measure on, '
       f'{shown["image_size"]} pixels, centre crop of '
@@ -164,16 +161,20 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
 
 
 def _against(
-    random_init: float | None, pretrained: float | None
+    name: str, random_init: float | None, pretrained: float | None
 ) -> list[tuple[str, str]]:
   """Cells of both figures and their difference."""
   cells = [
-      ('–' if value is None else f'{100 * value:.2f}', 'num')
+      ('–' if value is None else records_lib.format_figure(name, value), 'num')
       for value in (random_init, pretrained)]
   if random_init is None or pretrained is None:
     return [*cells, ('–', 'num')]
-  gain = 100 * (pretrained - random_init)
-  return [*cells, (f'{gain:+.2f}', 'num good' if gain > 0 else 'num bad')]
+  gain = pretrained - random_init
+  sign = '+' if gain > 0 else ''
+  is_good = gain > 0 if records_lib.is_share(name) else gain < 0
+  return [*cells, (
+      sign + records_lib.format_figure(name, gain),
+      'num good' if is_good else 'num bad')]
 
 
 def _pick(curves: Curves, **names: str) -> dict[str, history.Curve]:

@@ -20,6 +20,7 @@ from byol_jax.evaluation import gallery
 from byol_jax.evaluation import neighbors
 from byol_jax.evaluation import periodic
 from byol_jax.evaluation import records
+from byol_jax.evaluation import subject
 from byol_jax.networks import network as network_lib
 from byol_jax.training import optimizers
 from byol_jax.training import state as state_lib
@@ -162,12 +163,13 @@ class AugmentedLinearTest(absltest.TestCase):
         'linear.augment': True, 'linear.base_learning_rates': (1e-6, 0.5),
         'linear.held_out_share': 0.25})
     train, test, network, state = _set_up(config)
-    evaluator = final.FinalEvaluator(config, network, train, test, ['linear'])
-    (record,), splits = evaluator.run(
+    evaluator = final.FinalEvaluator(
+        config, network, subject.Sources(train, test), ['linear'])
+    (record,), found = evaluator.run(
         features.online_variables(state), step=0, random_init=True)
     self.assertIn(record['metrics']['linear/base_learning_rate'], (1e-6, 0.5))
     self.assertEqual(record['settings']['features'], 'augmented')
-    self.assertLen(splits.train.index, 96)
+    self.assertLen(found.splits.train.index, 96)
     # The state has not been donated away.
     self.assertEqual(int(jax.device_get(state.step)), 0)
     jax.tree.map(np.asarray, state.online_params)
@@ -176,7 +178,7 @@ class AugmentedLinearTest(absltest.TestCase):
 class ErrorsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ({}, ['fewshot'], "unknown protocol 'fewshot', expected knn or linear"),
+      ({}, ['fewshot'], "unknown protocol 'fewshot', expected all, or some of knn, linear"),
       ({'test_split': ''}, ['knn'], 'test_split is empty'),
       ({'linear.augment': True, 'linear.batch_size': 30}, ['linear'],
        'multiple of 4 devices'),
@@ -190,7 +192,8 @@ class ErrorsTest(parameterized.TestCase):
     train = sources.create_source(config, config.train_split)
     test = config.test_split and sources.create_source(config, 'test') or None
     with self.assertRaisesRegex(config_lib.ConfigError, message) as raised:
-      final.FinalEvaluator(config, None, train, test, names)
+      final.FinalEvaluator(
+          config, None, subject.Sources(train, test), names)
     self.assertNotIn('\n', str(raised.exception))
 
   def test_no_labels(self):
@@ -199,7 +202,8 @@ class ErrorsTest(parameterized.TestCase):
         sources.create_source(config, split) for split in ('train', 'test'))
     with self.assertRaisesRegex(
         config_lib.ConfigError, "linear needs labels, .* split 'train'"):
-      final.FinalEvaluator(config, None, train, test, ['linear'])
+      final.FinalEvaluator(
+          config, None, subject.Sources(train, test), ['linear'])
 
 
 _WITHOUT_LABELS = {
@@ -243,10 +247,11 @@ class NeighborsTest(absltest.TestCase):
   def test_nearest_first_and_pictures_of_the_right_examples(self):
     config = _config(data=_write_arrays(True))
     train, test, network, state = _set_up(config)
-    made, splits = final.FinalEvaluator(
-        config, network, train, test, []).run(
+    made, found = final.FinalEvaluator(
+        config, network, subject.Sources(train, test), []).run(
             features.online_variables(state), step=0)
     self.assertEqual(made, [])
+    splits = found.splits
     found = neighbors.find(
         train, test, splits, picture_size=8, num_queries=3, k=4)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (

@@ -174,31 +174,20 @@ class TrainOnImagesTest(parameterized.TestCase):
 
 class ChoiceTest(parameterized.TestCase):
 
-  def test_chooses_on_held_out_rows_of_train(self):
-    embedding, label = _separable()
-    index = np.arange(len(label), dtype=np.int32)
-    held_out = linear.hold_out(index, 0.1, seed=0)
-    train = features.Features(embedding, index, label)
-    heads = _train(
-        embedding, label, base_learning_rates=(1e-6, 0.2),
-        weight=(~np.isin(index, held_out)).astype(np.float32))
-    chosen = linear.choose(heads, train, held_out)
+  def test_chooses_on_other_examples(self):
+    valid = features.Features(
+        *_separable(seed=1)[:1], np.arange(2048, dtype=np.int32),
+        _separable(seed=1)[1])
+    heads = _train(*_separable(), base_learning_rates=(1e-6, 0.2))
+    chosen = linear.choose(heads, valid)
     self.assertEqual(chosen, 1)
+    self.assertEqual(linear.choose(heads, None), 0)
     metrics = dict(linear.report(
-        heads, chosen, train, base_learning_rates=(1e-6, 0.2),
+        heads, chosen, valid, base_learning_rates=(1e-6, 0.2),
         num_classes=4))
     self.assertEqual(metrics['linear/base_learning_rate'], 0.2)
     self.assertGreater(metrics['linear/test_top1'], 0.999)
     self.assertNotIn('linear/test_top5', metrics)
-
-  def test_hold_out_is_a_stated_share(self):
-    index = np.arange(1000, 2000)
-    held_out = linear.hold_out(index, 0.05, seed=3)
-    self.assertLen(set(held_out.tolist()), 50)
-    self.assertTrue(np.isin(held_out, index).all())
-    np.testing.assert_array_equal(
-        held_out, linear.hold_out(index, 0.05, seed=3))
-    self.assertEmpty(linear.hold_out(index, 0.0, seed=3))
 
   def test_standardize_uses_train_alone(self):
     rng = np.random.default_rng(0)

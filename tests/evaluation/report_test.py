@@ -24,8 +24,13 @@ _SECTIONS = (
 def _record(protocol, random_init, top1, k=200):
   settings = {'k': k, 'temperature': 0.1} if protocol == 'knn' else {
       'num_epochs': 80, 'batch_size': 1024, 'features': 'augmented'}
+  description = f'kNN, k={k}, temperature=0.1' if protocol == 'knn' else (
+      'linear, 80 epochs, batch 1024, base learning rate 0.2, augmented '
+      'features')
   return {
       'protocol': protocol, 'random_init': random_init, 'settings': settings,
+      'description': description, 'headline': f'{protocol}/test_top1',
+      'valid_split': '',
       'metrics': {f'{protocol}/test_top1': top1,
                   f'{protocol}/test_top5': top1 + 0.1,
                   'linear/base_learning_rate': 0.2},

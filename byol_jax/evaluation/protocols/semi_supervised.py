@@ -1,0 +1,120 @@
+"""Fine-tuning on a share of the labels (paper, section 4.2 and C.2)."""
+
+from collections.abc import Iterator
+import itertools
+import math
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from byol_jax.data import examples
+from byol_jax.evaluation import accuracy
+from byol_jax.evaluation import classifier as classifier_lib
+from byol_jax.evaluation import label_subset
+from byol_jax.evaluation import selection
+from byol_jax.evaluation import subject as subject_lib
+from byol_jax.evaluation.protocols import needs
+
+
+def headline(config: ml_collections.ConfigDict) -> str:
+  """The metric that stands for the protocol."""
+  return f'semi_supervised/{_name(config.semi_supervised.shares[0])}_test_top1'
+
+
+def _name(share: float) -> str:
+  return f'{100 * share:g}pct'
+
+
+def check(
+    config: ml_collections.ConfigDict, sources: subject_lib.Sources) -> None:
+  """Raises ConfigError for what cannot run."""
+  settings = config.semi_supervised
+  needs.single_labels('semi_supervised', config, sources)
+  needs.not_empty('semi_supervised', config, (
+      'shares', 'num_epochs', 'learning_rates'))
+  needs.held_out_share(
+      'semi_supervised', config,
+      has_choice=len(settings.num_epochs) * len(settings.learning_rates) > 1)
+  needs.devices('semi_supervised', config)
+  label_subset.check(settings)
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What its figures depend on."""
+  return config.semi_supervised.to_dict() | {'seed': config.seed}
+
+
+def describe(
+    config: ml_collections.ConfigDict, metrics: dict[str, float]) -> str:
+  """The settings to name beside its figures."""
+  shares = ' and '.join(f'{s:.4g}'.rstrip('.') for s in (
+      100 * share for share in config.semi_supervised.shares))
+  rates = config.semi_supervised.learning_rates
+  return (
+      f'fine-tuned on {shares} % of labels, best of {len(rates)} learning '
+      f'rates and {len(config.semi_supervised.num_epochs)} lengths')
+
+
+def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
+  """Fine-tunes for every learning rate and length; measures the chosen one.
+
+  Yields:
+    For a share of 1 %: `semi_supervised/1pct_test_top1`, of more than five
+    classes `1pct_test_top5`, and the chosen `1pct_learning_rate` and
+    `1pct_num_epochs`; likewise for the others.
+  """
+  config, train = subject.config, subject.sources.train
+  settings = config.semi_supervised
+  classifier = classifier_lib.Classifier(subject, momentum=settings.momentum)
+  labels = examples.read_labels(train)
+  for number, share in enumerate(settings.shares):
+    name = _name(share)
+    subset = label_subset.choose(
+        train, labels, share, seed=config.seed,
+        path=settings.subsets[number] if settings.subsets else None)
+    rest = np.setdiff1d(np.arange(len(labels)), subset)
+    valid = (None if subject.sources.valid is not None else
+             selection.hold_out(rest, settings.held_out_share, config.seed))
+    found = _fine_tune(subject, classifier, subset, valid, name)
+    for key, value in found:
+      yield f'semi_supervised/{name}_{key}', value
+
+
+def _fine_tune(
+    subject: subject_lib.Subject, classifier: classifier_lib.Classifier,
+    subset: np.ndarray, valid: np.ndarray | None, name: str,
+) -> Iterator[tuple[str, float]]:
+  """Of one subset, chosen on `valid` rows of train, or the valid split."""
+  settings, sources = subject.config.semi_supervised, subject.sources
+  progress = subject.open_progress(f'semi_supervised_{name}', {
+      'settings': settings.to_dict()})
+  batch_size = min(
+      settings.batch_size,
+      max(len(subset) // jax.device_count(), 1) * jax.device_count())
+
+  def fit(rate: float, num_epochs: int) -> dict[str, Any]:
+    what = f'{name}, learning rate {rate:g}, {num_epochs} epochs'
+    return classifier.fit(
+        sources.train, subset, batch_size=batch_size,
+        total_steps=math.ceil(num_epochs * len(subset) / batch_size),
+        learning_rate=rate, what=what,
+        directory=progress.place(f'rate{rate:g}_epochs{num_epochs}'))
+
+  grid = list(itertools.product(
+      settings.learning_rates, settings.num_epochs))
+
+  def measure(choice: tuple[float, int]) -> float:
+    scores, label = classifier.score(
+        fit(*choice), sources.valid or sources.train, valid)
+    return accuracy.METRICS['top1'](scores, label)
+
+  best = selection.choose(grid, measure, progress)
+  scores, label = classifier.score(fit(*best), sources.test)
+  for count in accuracy.top_counts(sources.train.num_classes):
+    hits = accuracy.count_hits(scores, label, count=count)
+    yield f'test_top{count}', int(hits) / len(label)
+  yield 'learning_rate', float(best[0])
+  yield 'num_epochs', float(best[1])
+  progress.finish()

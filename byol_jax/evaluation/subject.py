@@ -1,0 +1,120 @@
+"""What a protocol is given: an encoder, the data, and features of it."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from byol_jax.data import examples
+from byol_jax.data import sources as sources_lib
+from byol_jax.evaluation import features as features_lib
+from byol_jax.evaluation import progress as progress_lib
+from byol_jax.networks import network as network_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """The splits of a dataset.
+
+  Attributes:
+    train: to learn from.
+    test: to measure on; None where there is none.
+    valid: to choose settings on; None: a held-out share of train.
+  """
+
+  train: examples.Source
+  test: examples.Source | None
+  valid: examples.Source | None = None
+
+
+def open_sources(config: ml_collections.ConfigDict) -> Sources:
+  """Opens the splits that `config` names. Raises ConfigError if it cannot."""
+  open_split = functools.partial(sources_lib.create_source, config)
+  return Sources(
+      open_split(config.train_split),
+      open_split(config.test_split) if config.test_split else None,
+      open_split(config.valid_split) if config.valid_split else None)
+
+
+class Extractor:
+  """Features of every split; compiles once for all encoders of a network."""
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, network: network_lib.Network,
+      sources: Sources):
+    """The pipelines are built when they are first read."""
+    self._predict = features_lib.make_predict(network)
+    self._batches = {
+        name: features_lib.make_batches(source, config)
+        for name in ('train', 'valid', 'test')
+        if (source := getattr(sources, name)) is not None}
+
+  def run(
+      self, variables: Any, make_progress: Callable[
+          [str], progress_lib.Progress]) -> features_lib.Splits:
+    """Extracts all splits, or what of them is not done yet.
+
+    Args:
+      variables: `params` and `batch_stats`.
+      make_progress: of each split.
+    """
+    return features_lib.Splits(**{
+        name: features_lib.resume_features(
+            self._predict, variables, batches, make_progress(name))
+        for name, batches in self._batches.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """An encoder and what it is evaluated on.
+
+  Attributes:
+    config: of the evaluation.
+    network: an unbound module.
+    variables: `params` and `batch_stats` of the online network.
+    sources: with labels, or whatever the protocol has checked them for.
+    extractor: of features.
+    progress_directory: where unfinished work is kept; None: nowhere.
+    identity: of the encoder: whose unfinished work is this one's.
+  """
+
+  config: ml_collections.ConfigDict
+  network: network_lib.Network
+  variables: Any
+  sources: Sources
+  extractor: Extractor
+  progress_directory: str | None = None
+  identity: str = ''
+
+  def open_progress(
+      self, name: str, settings: dict[str, Any]) -> progress_lib.Progress:
+    """Unfinished work of a job, by its name and settings."""
+    directory = self.progress_directory and (
+        f'{self.progress_directory}/{name}')
+    config = self.config
+    return progress_lib.Progress(directory, settings | {
+        'encoder': self.identity, 'data': config.data,
+        'splits': [config.train_split, config.valid_split, config.test_split],
+        'sizes': [config.image_size, config.test_image_size],
+        'test_crop_ratio': config.test_crop_ratio, 'seed': config.seed,
+        'evaluate_batch_size': config.evaluate_batch_size})
+
+  @functools.cached_property
+  def splits(self) -> features_lib.Splits:
+    """Features of every split, extracted when first asked for."""
+    return self.extractor.run(
+        self.variables, lambda name: self.open_progress(f'features_{name}', {}))
+
+  @functools.cached_property
+  def embedding_size(self) -> int:
+    """D."""
+    size = self.config.test_image_size or self.config.image_size
+    images = jax.ShapeDtypeStruct(
+        (1, size, size, len(self.network.mean)), np.float32)
+    return jax.eval_shape(
+        functools.partial(self.network.apply, method='encode'),
+        self.variables, images).shape[-1]

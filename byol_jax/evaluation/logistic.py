@@ -21,7 +21,8 @@ Three things make it fast, and none changes the problem:
   * Centred features only shift the unpenalised bias, and rotated to their
     principal axes they leave |W| as it is. There the Hessian is nearly
     diagonal: L-BFGS works on weights times the root of the diagonal where it
-    starts, and has some tens of iterations to do where classes overlap.
+    starts (its mean over classes), and has some tens of iterations to do
+    where classes overlap.
   * Logits are linear in the weights, so that a line search costs no products
     with the features: an iteration takes two, whatever is searched.
   * Along the path, from strong to weak, weights change smoothly in log l2: a
@@ -212,54 +213,42 @@ def _check(
         'at least two classes')
 
 
-def _hardness(logits: jax.Array, sign: jax.Array) -> jax.Array:
-  """How far the right class is behind all others together: f32[N, 1].
-
-  The cross-entropy is its softplus, which does not cancel where the right
-  class is nearly sure.
-  """
-  others = jnp.where(sign > 0, -jnp.inf, logits)
-  right = jnp.sum(jnp.where(sign > 0, logits, 0.0), axis=1, keepdims=True)
-  return jax.nn.logsumexp(others, axis=1, keepdims=True) - right
-
-
 def _loss(problem: Problem, logits: jax.Array) -> jax.Array:
   """The sum of the examples' losses."""
   sign = problem.sign
-  if problem.loss == 'softmax':
-    return jnp.sum(jax.nn.softplus(_hardness(logits, sign)))
-  return jnp.sum(jnp.abs(sign) * jax.nn.softplus(-sign * logits))
+  if problem.loss == 'sigmoid':
+    return jnp.sum(jnp.abs(sign) * jax.nn.softplus(-sign * logits))
+  # How far the right class is behind all others together; its softplus does
+  # not cancel where the right class is nearly sure.
+  others = jax.nn.logsumexp(jnp.where(sign > 0, -jnp.inf, logits), axis=1)
+  right = jnp.sum(jnp.where(sign > 0, logits, 0.0), axis=1)
+  return jnp.sum(jax.nn.softplus(others - right))
 
 
 def _residual(problem: Problem, logits: jax.Array) -> jax.Array:
   """The loss's gradient by the logits: probability minus target, f32[N, C]."""
   sign = problem.sign
-  if problem.loss == 'softmax':
-    wrong = jax.nn.sigmoid(_hardness(logits, sign))
-    return jnp.where(sign > 0, -wrong, jax.nn.softmax(logits))
-  return -sign * jax.nn.sigmoid(-sign * logits)
+  if problem.loss == 'sigmoid':
+    return -sign * jax.nn.sigmoid(-sign * logits)
+  wrong = jnp.where(sign > 0, 0.0, jax.nn.softmax(logits))
+  # Summed, where 1 - p would cancel.
+  return jnp.where(sign > 0, -jnp.sum(wrong, axis=1, keepdims=True), wrong)
 
 
-def _bend(problem: Problem, logits: jax.Array, step: jax.Array) -> jax.Array:
+def _bend(
+    problem: Problem, residual: jax.Array, step: jax.Array) -> jax.Array:
   """The loss's second derivative along a step of the logits."""
-  if problem.loss == 'softmax':
-    p = jax.nn.softmax(logits)
-    mean = jnp.sum(p * step, axis=1, keepdims=True)
-    return jnp.sum(p * jnp.square(step - mean))
-  p = jax.nn.sigmoid(logits)
-  return jnp.sum(jnp.abs(problem.sign) * p * (1 - p) * jnp.square(step))
+  if problem.loss == 'sigmoid':
+    return jnp.sum(_spread(residual) * jnp.square(step))
+  p = jnp.where(problem.sign > 0, 1 + residual, residual)
+  mean = jnp.sum(p * step, axis=1, keepdims=True)
+  return jnp.sum(p * jnp.square(step - mean))
 
 
-def _diagonal(problem: Problem, weights: jax.Array) -> jax.Array:
-  """The diagonal of the loss's Hessian, f32[D + 1, C]."""
-  logits = _matmul(problem.design, weights)
-  if problem.loss == 'softmax':
-    p = jnp.abs(_residual(problem, logits))  # p (1 - p) is the same of 1 - p
-    spread = p * (1 - p)
-  else:
-    p = jax.nn.sigmoid(logits)
-    spread = jnp.abs(problem.sign) * p * (1 - p)
-  return _matmul(jnp.square(problem.design).T, spread)
+def _spread(residual: jax.Array) -> jax.Array:
+  """p (1 - p), which is the same of p, of 1 - p and of their negatives."""
+  p = jnp.abs(residual)
+  return p * (1 - p)
 
 
 def _search(
@@ -304,12 +293,16 @@ def _minimize(
   """L-BFGS from `init`; compiles once for all strengths of a path."""
   penalty = l2 * jnp.ones_like(problem.curvature).at[-1].set(0.0)[:, None]
   typical = problem.curvature[:, None]
-  start = _to_axes(problem, init)
-  # A bias that nobody doubts has neither curvature nor penalty.
-  scale = jnp.sqrt(_diagonal(problem, start) + penalty + 1e-12 * typical)
   # The last column is all ones: what the axes' curvatures have in common.
   common = typical[-1:] / len(problem.design)
   metric = jnp.sqrt(common / (typical + penalty))
+  start = _to_axes(problem, init)
+  logits = _matmul(problem.design, start)
+  # The mean over classes will do.
+  spread = jnp.mean(_spread(_residual(problem, logits)), axis=1, keepdims=True)
+  diagonal = _matmul(jnp.square(problem.design).T, spread) + penalty
+  # A bias that nobody doubts has neither curvature nor penalty.
+  scale = jnp.sqrt(diagonal + 1e-12 * typical)
   penalty = penalty / jnp.square(scale)
   tx = optax.scale_by_lbfgs(memory_size=_MEMORY)
 
@@ -326,11 +319,11 @@ def _minimize(
     logits_step = _matmul(problem.design, step / scale)
 
     def slope_and_bend(length):
-      at, slope_of = logits + length * logits_step, weights + length * step
+      residual = _residual(problem, logits + length * logits_step)
+      pull = penalty * (weights + length * step)
       return (
-          jnp.sum(_residual(problem, at) * logits_step)
-          + jnp.sum(penalty * slope_of * step),
-          _bend(problem, at, logits_step)
+          jnp.sum(residual * logits_step) + jnp.sum(pull * step),
+          _bend(problem, residual, logits_step)
           + jnp.sum(penalty * jnp.square(step)))
 
     slope = jnp.sum(gradient * step)
@@ -342,7 +335,6 @@ def _minimize(
             slope >= 0)
 
   weights = start * scale
-  logits = _matmul(problem.design, weights / scale)
   weights, logits, _, size, _, count, _ = lax.while_loop(
       lambda carry: (
           (carry[3] > tolerance) & (carry[5] < max_iterations) & ~carry[6]),

@@ -162,15 +162,20 @@ def _initialise(overrides: Sequence[str]) -> tuple[
       network, tx, config, source)()
 
 
+def _check_protocols(names: Sequence[str]) -> None:
+  """Raises ConfigError for a name that is none."""
+  wrong = [n for n in names if n not in (*config_lib.PROTOCOLS, 'all')]
+  if wrong or 'all' in names and len(names) > 1:
+    raise config_lib.ConfigError(
+        f'--protocol={",".join(names)}: expected all, or some of '
+        f'{", ".join(config_lib.PROTOCOLS)} with commas')
+
+
 def _choose_protocols(
     names: Sequence[str], config: ml_collections.ConfigDict, sources: Any
 ) -> list[str]:
   """The protocols asked for; of `all`, those that the data allows."""
   from byol_jax.evaluation import protocols
-  if not any(names):
-    raise config_lib.ConfigError(
-        f'--protocol is empty, expected all, or some of '
-        f'{", ".join(config_lib.PROTOCOLS)} with commas')
   if list(names) != ['all']:
     return list(names)
   chosen = []
@@ -188,6 +193,7 @@ def _choose_protocols(
 def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
   """Restores, evaluates, prints, writes."""
   from byol_jax.data import transfer_presets
+  _check_protocols(_PROTOCOL.value)
   if _DATA.value:
     preset = transfer_presets.expand(_DATA.value)
     overrides = [

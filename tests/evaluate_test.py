@@ -1,5 +1,7 @@
 """The evaluate and report jobs, as a user types them."""
 
+import contextlib
+import io
 import json
 import pathlib
 import subprocess
@@ -16,6 +18,7 @@ from flax import linen as nn
 
 from byol_jax import config as config_lib
 from byol_jax import evaluate
+from byol_jax.evaluation import subject
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 
@@ -70,7 +73,11 @@ class JobTest(parameterized.TestCase):
       ('evaluate', ['--checkpoint=random'], 'needs --config'),
       ('evaluate', [], 'checkpoint'),
       ('evaluate', ['--checkpoint=/nowhere', '--protocol='],
-       '--protocol is empty'),
+       '--protocol=: expected all, or some of knn, linear, logistic,'),
+      ('evaluate', ['--checkpoint=/nowhere', '--protocol=knn,fewshot'],
+       '--protocol=knn,fewshot: expected all'),
+      ('evaluate', ['--checkpoint=/nowhere', '--data=birdsnap'],
+       'TFDS does not hold birdsnap'),
       ('evaluate', ['--checkpoint=random', '--config=/nowhere.py'],
        '--config=/nowhere.py: there is no such file'),
       ('evaluate',
@@ -118,6 +125,18 @@ class JobTest(parameterized.TestCase):
         (folder / 'linear-fake-64-random_init.json').read_text())
     self.assertEqual(record['settings']['num_epochs'], 2)
     self.assertBetween(record['metrics']['linear/test_top1'], 0, 1)
+
+
+  def test_all_that_the_data_allows(self):
+    config = evaluate.override(_write_config(), [
+        '--config.finetune.batch_size=128'])
+    sources = subject.open_sources(config)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      chosen = evaluate._choose_protocols(['all'], config, sources)
+    self.assertEqual(chosen, ['knn', 'linear', 'logistic', 'semi_supervised'])
+    self.assertIn(
+        'finetune is left out: config.finetune.batch_size is 128, expected at '
+        'most the 64 images', out.getvalue())
 
 
 class OverrideTest(parameterized.TestCase):

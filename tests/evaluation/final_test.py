@@ -178,7 +178,8 @@ class AugmentedLinearTest(absltest.TestCase):
 class ErrorsTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ({}, ['fewshot'], "unknown protocol 'fewshot', expected all, or some of knn, linear"),
+      ({}, ['fewshot'],
+       "unknown protocol 'fewshot', expected all, or some of knn, linear"),
       ({'test_split': ''}, ['knn'], 'test_split is empty'),
       ({'linear.augment': True, 'linear.batch_size': 30}, ['linear'],
        'multiple of 4 devices'),

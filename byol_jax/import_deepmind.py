@@ -1,7 +1,7 @@
 """Makes a workdir of a checkpoint that DeepMind's original BYOL has written.
 
     python -m byol_jax.import_deepmind --input=pretrain_res50x1.pkl \
-        --output=WORKDIR [--config=configs/NAME.py] [--config.FIELD=VALUE ...]
+        --output=WORKDIR [--config=configs/NAME.py [--config.FIELD=VALUE ...]]
 
 Nothing in the file is run, and neither the original nor dill, Haiku or optax
 of its time is needed. The encoder, its width and the heads are found in the
@@ -58,7 +58,8 @@ def import_checkpoint(
   from byol_jax.interchange import deepmind_checkpoint
   from byol_jax.training import checkpoint
   folder = pathlib.Path(workdir)
-  if (folder / 'checkpoints').exists():
+  # An import that was interrupted leaves none that is finished.
+  if any(entry.name.isdigit() for entry in folder.glob('checkpoints/*')):
     raise config_lib.ConfigError(
         f'{workdir} holds checkpoints of a run: take another --output')
   if config is None:

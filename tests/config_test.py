@@ -85,6 +85,9 @@ def test_presets_of_the_original(epochs, steps, warmup, rate):
     ('augment.std', (0.2, 0.2, 0.2, 0.2), 'expected three numbers'),
     ('augment.std', (0.2, 0.0, 0.2), 'expected at least 1e-06'),
     ('linear.base_learning_rates', (0.1, -0.1), 'expected at least 0'),
+    ('resnet.channels_per_group', (8, 8, 8), 'expected four numbers'),
+    ('resnet.channels_per_group', (8, 8, 6, 8), 'expected multiples of 4'),
+    ('resnet.channels_per_group', (8, 8, 0, 8), 'expected at least 1'),
     ('final_protocols', ('knn', 'svm'), "'svm'), expected one of knn, linear"),
 ])
 def test_broken_rules(field, value, message):
@@ -107,6 +110,9 @@ def test_broken_rules(field, value, message):
     # A group of one number is its own mean.
     ({'predictor_norm': 'group_ws', 'predictor.hidden_size': 16},
      'expected a divisor: 1, 2, 4, 8'),
+    ({'encoder_norm': 'group_ws', 'resnet.channels_per_group': (
+        32, 64, 64, 64)},  # in bottlenecks a quarter of it
+     'config.resnet.channels_per_group gives 8 channels, expected'),
     (dict(projector_norm='affine_init', batch_size=1),
      'config.batch_size is 1 in 1 micro-batches, expected at least 2'),
     (dict(encoder_norm='affine_init', batch_size=8, accumulation_steps=8),

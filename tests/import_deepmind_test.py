@@ -160,6 +160,13 @@ def test_an_output_that_is_a_run(imported):
   assert sorted(pathlib.Path(imported).rglob('*')) == before
 
 
+def test_an_import_that_was_interrupted(tmp_path):
+  unfinished = tmp_path / 'run' / 'checkpoints' / '4.orbax-checkpoint-tmp'
+  unfinished.mkdir(parents=True)
+  import_deepmind.import_checkpoint(FILE, str(tmp_path / 'run'))
+  assert byol_jax.load_encoder(str(tmp_path / 'run')).step == 4
+
+
 @pytest.mark.parametrize('length', [0, 1, 1000, 200_000, -1])
 def test_a_file_cut_short(tmp_path, length):
   path = tmp_path / 'cut.pkl'

@@ -1,7 +1,14 @@
-"""Whether a run has collapsed: the signs, in words, and the known causes."""
+"""Whether a run has collapsed: the signs, in words, and the known causes.
+
+A run has collapsed where embeddings or projections are nearly one point, or
+embeddings use hardly a direction. Projections that do, and are spread along
+them, are a sign of another kind: dimensional collapse (Jing et al. 2022,
+"Understanding dimensional collapse"), which the encoder below may survive.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -23,6 +30,7 @@ THRESHOLDS = {
     'diagnostics/embedding_rank': 3.0,
     'diagnostics/projection_rank': 3.0,
 }
+_OF_FEW_DIRECTIONS = 'diagnostics/projection_rank'
 
 
 def find_signs(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -51,6 +59,24 @@ def find_signs(metrics: Mapping[str, float]) -> dict[str, str]:
   return signs
 
 
+def judge(metrics: Mapping[str, float]) -> dict[str, Any]:
+  """What `result.json` says of it.
+
+  Args:
+    metrics: see `find_signs`.
+
+  Returns:
+    `collapsed`, and `signs`, sentences: there may be some of few directions
+    where nothing has collapsed. Nothing where nothing was measured.
+  """
+  if not metrics.keys() & THRESHOLDS.keys():
+    return {}
+  signs = find_signs(metrics)
+  return {
+      'collapsed': bool(signs.keys() - {_OF_FEW_DIRECTIONS}),
+      'signs': list(signs.values())}
+
+
 def quiet_steps(warmup_steps: int, total_steps: int) -> int:
   """How long a run is given before its figures count as signs.
 
@@ -66,9 +92,11 @@ def quiet_steps(warmup_steps: int, total_steps: int) -> int:
 class Watch:
   """Follows a run's figures, and has words where a sign comes or goes."""
 
-  def __init__(self, config: ml_collections.ConfigDict, quiet_steps: int):
+  def __init__(
+      self, config: ml_collections.ConfigDict, quiet_steps: int,
+      num_devices: int = 1):
     """Nothing is said up to `quiet_steps`, see there."""
-    self._config = config
+    self._causes = causes_or_where_to_look(config, num_devices)
     self._quiet_steps = quiet_steps
     self._seen = set()
 
@@ -85,7 +113,7 @@ class Watch:
       if name not in self._seen:
         yield f'WARNING: step {step}: {sign}'
     if signs and not self._seen:
-      for cause in causes_or_where_to_look(self._config):
+      for cause in self._causes:
         yield f'WARNING: {cause}'
     self._seen |= signs.keys()
     for name in sorted(self._seen & metrics.keys()):
@@ -95,40 +123,60 @@ class Watch:
 
 
 def verdict(
-    metrics: Mapping[str, float], config: ml_collections.ConfigDict
+    metrics: Mapping[str, float], config: ml_collections.ConfigDict,
+    num_devices: int = 1,
 ) -> str:
   """One line for the end of a run: whether it collapsed, and why."""
-  signs = find_signs(metrics)
+  judged = judge(metrics)
+  signs = '; '.join(judged.get('signs', ()))
   if signs:
-    return (
-        f'collapsed: {"; ".join(signs.values())}. '
-        f'{" ".join(causes_or_where_to_look(config))}')
+    what = 'collapsed' if judged['collapsed'] else (
+        'few directions, and no collapse to a point')
+    causes = ' '.join(causes_or_where_to_look(config, num_devices))
+    return f'{what}: {signs}. {causes}'
   figures = [
       f'{name} {metrics[name]:.3g}' for name in THRESHOLDS if name in metrics]
   return f'no sign of collapse: {", ".join(figures) or "nothing measured"}'
 
 
-def causes_or_where_to_look(config: ml_collections.ConfigDict) -> list[str]:
+def causes_or_where_to_look(
+    config: ml_collections.ConfigDict, num_devices: int = 1) -> list[str]:
   """What to say of a run that collapsed: sentences, at least one."""
-  return likely_causes(config) or [
-      'None of the settings known to cause it is in this config: look at the '
-      'learning rate (train/update_norm against train/param_norm), at what '
-      'normalises projections, and at augmentations that leave two views '
-      'nothing in common, or everything (views.png).']
+  causes = likely_causes(config, num_devices)
+  weak = _small_batch_statistics(config, num_devices)
+  if causes != weak:
+    return causes
+  known = (
+      'This alone rarely does it' if weak else
+      'None of the settings known to cause it is in this config')
+  return [*weak, (
+      f'{known}: look at the learning rate (train/update_norm against '
+      'train/param_norm), at what normalises projections, and at '
+      'augmentations that leave two views nothing in common, or everything '
+      '(views.png).')]
 
 
-def likely_causes(config: ml_collections.ConfigDict) -> list[str]:
+# The least weight of negatives that is known to keep images apart (table 18).
+_LEAST_BETA = 0.1
+
+
+def likely_causes(
+    config: ml_collections.ConfigDict, num_devices: int = 1) -> list[str]:
   """What in a configuration is known to collapse, with what is known of it.
 
   Numbers are top-1 on ImageNet from the paper's ablations (tables 5, 15 and
   21; appendix F), where the baseline has 72.5. A target that never moves
   (tau 1) cannot collapse and is no cause.
 
+  Args:
+    config: of the run.
+    num_devices: that shared a batch, over all processes.
+
   Returns:
     One or two sentences for each; none for a sound configuration.
   """
   causes = []
-  if not config.beta:  # negatives guard against all of these
+  if config.beta < _LEAST_BETA:  # negatives guard against all of these
     causes += _causes_in_target(config) + _causes_in_norms(config)
   if config.optimizer == 'lars' and not config.exclude_bias_and_norm:
     causes.append(
@@ -139,20 +187,31 @@ def likely_causes(config: ml_collections.ConfigDict) -> list[str]:
   if config.optimizer == 'lars' and not config.weight_decay:
     causes.append(
         'config.weight_decay=0 is unstable with LARS in the paper: try 1e-6.')
-  per_statistic = config.batch_size // config.accumulation_steps
-  norms = {config.encoder_norm, config.projector_norm, config.predictor_norm}
-  if per_statistic < 64 and norms & {'batch', 'batch_local'}:
-    causes.append(
-        f'Batch statistics come from {per_statistic} images: raise '
-        'config.batch_size or lower config.accumulation_steps.')
-  return causes
+  return causes + _small_batch_statistics(config, num_devices)
+
+
+def _small_batch_statistics(
+    config: ml_collections.ConfigDict, num_devices: int) -> list[str]:
+  """Table 16 has 59.7 with 64 images: less is a risk, if not a cause."""
+  norms = config_lib.norms_in_use(config)
+  images = config.batch_size // config.accumulation_steps
+  what = 'Batch statistics come from'
+  if 'batch_local' in norms:
+    images //= num_devices
+    what = 'batch_local: each device\'s statistics come from'
+  if images >= 64 or not norms & {'batch', 'batch_local'}:
+    return []
+  return [
+      f'{what} {images} images: raise config.batch_size or lower '
+      'config.accumulation_steps.']
 
 
 def _causes_in_target(config: ml_collections.ConfigDict) -> list[str]:
   """What nothing but the predictor and a slow target guards against."""
   causes = []
   is_ema = config.target == 'ema'
-  if not config.predictor.depth and not (is_ema and config.base_tau == 1):
+  never_moves = is_ema and config.base_tau == 1
+  if not config.predictor.depth and not never_moves:
     causes.append(
         'config.predictor.depth=0: without a predictor and without '
         'negatives the loss has a trivial minimum (0.2 % in the paper). Set '
@@ -161,6 +220,11 @@ def _causes_in_target(config: ml_collections.ConfigDict) -> list[str]:
     causes.append(
         'config.target=online: gradient flows into the target, so both '
         'sides may shrink to a constant (0.3 % in the paper). Set it to ema.')
+  if (config.predictor.depth and not never_moves
+      and not config.predictor_learning_rate_multiplier):
+    causes.append(
+        'config.predictor_learning_rate_multiplier=0: the predictor never '
+        'learns to predict (0.01 % in the paper, with tau 0). Set it to 1.')
   # A fast predictor takes the slow target's place (table 21: 62.8 at x2).
   is_fast = config.predictor_learning_rate_multiplier >= 2
   if not is_fast and (

@@ -116,22 +116,32 @@ def measured(comparison: Comparison) -> list[str]:
       if any(name in row['figures'] for row in comparison['rows'])]
 
 
+# Of a run that has signs of collapse and has not collapsed to a point.
+FEW_DIRECTIONS = 'few directions'
+
+
 def describe_outcome(row: Row) -> str:
   """Whether its runs collapsed, or why they have no result."""
   runs = row['runs']
-  done = [run for run in runs if not run['trouble']]
-  collapsed = sum(run['collapsed'] for run in done)
-  words = []
-  if done and collapsed in (0, len(done)):
-    words.append('yes' if collapsed else 'no')
-  elif done:
-    words.append(f'{collapsed} of {len(done)}')
+  done = [_outcome(run) for run in runs if not run['trouble']]
+  words = list(done[:1])
+  if len(set(done)) > 1:
+    words = [f'{done.count("yes")} of {len(done)}'] if 'yes' in done else []
+    if FEW_DIRECTIONS in done:
+      words.append(
+          f'{FEW_DIRECTIONS}: {done.count(FEW_DIRECTIONS)} of {len(done)}')
   troubles = dict.fromkeys(run['trouble'] for run in runs if run['trouble'])
   for trouble in troubles:
     seeds = [str(run['seed']) for run in runs if run['trouble'] == trouble]
     which = '' if len(seeds) == len(runs) else f' (seed {", ".join(seeds)})'
     words.append(trouble + which)
   return '; '.join(words)
+
+
+def _outcome(run: Mapping[str, Any]) -> str:
+  if run['collapsed']:
+    return 'yes'
+  return FEW_DIRECTIONS if run['signs'] else 'no'
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -157,10 +167,10 @@ def _read_run(
   Returns:
     `directory`, its name; `seed`; `step`, the last with a metric; `trouble`,
     '' of a finished run and otherwise what became of it; `error`, the whole
-    message of one that failed; `collapsed`; `signs` of it; `figures`, by name:
-    whatever `result.json` holds, `gain_linear_top1` and `gain_knn_top1` over
-    random initialisation, ranks, and the mean cosine of different images'
-    projections; or `seconds` alone.
+    message of one that failed; `collapsed` and `signs`, see `collapse.judge`;
+    `figures`, by name: whatever `result.json` holds, `gain_linear_top1` and
+    `gain_knn_top1` over random initialisation, ranks, and the mean cosine of
+    different images' projections; or `seconds` alone.
   """
   result = _read_json(workdir / 'result.json')
   curves = history.read_curves(workdir)
@@ -168,19 +178,19 @@ def _read_run(
   step = max((steps[-1] for steps, _ in curves.values()), default=0)
   error = workdir / 'failed.txt'
   error = error.read_text().strip() if error.exists() and not result else ''
-  signs = result.get('signs')
-  if signs is None:
-    signs = collapse.find_signs(last)
+  # From its figures, so that all runs are judged by one rule, whichever wrote
+  # their result; of a run whose figures are lost, what it said itself.
+  judged = collapse.judge(last) or {
+      'collapsed': bool(result.get('collapsed')),
+      'signs': result.get('signs', [])}
   return {
       'directory': workdir.name,
       'seed': fields.get('seed'),
       'step': step,
       'trouble': '' if result else _describe_trouble(error, last, step),
       'error': error,
-      'collapsed': bool(result.get('collapsed', signs)),
-      'signs': list(signs),
       'figures': _read_figures(result, last),
-  }
+  } | judged
 
 
 def _read_figures(

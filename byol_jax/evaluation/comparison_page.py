@@ -76,7 +76,7 @@ def render(
   runs = [run for row in comparison['rows'] for run in row['runs']]
   parts += _listed('Signs of collapse', {
       run['directory']: '; '.join(run['signs'])
-      for run in runs if run['collapsed'] and not run['trouble']})
+      for run in runs if not run['trouble']})
   parts += _listed('What stopped runs', {
       run['directory']: textwrap.shorten(
           run['error'].removeprefix('error: '), 300, placeholder=' ...')
@@ -166,6 +166,12 @@ def _notes(comparison: Comparison) -> Iterator[str]:
       '- Cosine of different images: the mean over pairs of views of different '
       'images, of their projections. 0 where images are told apart, 1 where '
       'all are one.')
+  if any(comparison_lib.FEW_DIRECTIONS in comparison_lib.describe_outcome(row)
+         for row in comparison['rows']):
+    yield (
+        '- Collapsed is to a point, or of the embedding. Few directions: '
+        'projections use fewer than 3 and are spread along them (dimensional '
+        'collapse, Jing et al. 2022).')
   yield (
       '- Differs in: the fields that are not as in '
       f'{comparison["baseline"]}; those that all runs share are in the JSON.')

@@ -132,7 +132,8 @@ def evaluate_and_report(
   if made:
     print(records.table(made))
   print(collapse.verdict(
-      history.last_values(history.read_curves(workdir)), config))
+      history.last_values(history.read_curves(workdir)), config,
+      jax.device_count()))
   print(f'report: {page}')
 
 
@@ -201,9 +202,7 @@ def create_result(
     result[prefix + name] = round(100 * records.headline(record), 2)
   curves = history.read_curves(workdir)
   last = history.last_values(curves)
-  if last.keys() & collapse.THRESHOLDS.keys():
-    signs = list(collapse.find_signs(last).values())
-    result |= {'collapsed': bool(signs), 'signs': signs}
+  result |= collapse.judge(last)
   for name in ('embedding_rank', 'projection_rank'):
     if f'diagnostics/{name}' in last:
       result[name] = round(last[f'diagnostics/{name}'], 2)

@@ -233,8 +233,10 @@ class Loop:
     self._batches = setup.create_batches(first_step)
     _, warmup_steps = config_lib.run_length(
         self._config, setup.train_source.num_examples)
-    self._watch = collapse.Watch(self._config, collapse.quiet_steps(
-        warmup_steps, setup.total_steps))
+    self._watch = collapse.Watch(
+        self._config,
+        collapse.quiet_steps(warmup_steps, setup.total_steps),
+        jax.device_count())
     self._window = None  # opens when the first step, and its compile, is done
     for line in self._describe():
       self._progress.say(line)

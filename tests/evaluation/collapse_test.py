@@ -51,6 +51,21 @@ class SignsTest(parameterized.TestCase):
     self.assertNotIn('diagnostics/projection_rank', metrics)
     self.assertEqual(collapse.find_signs(metrics), {})
 
+  @parameterized.parameters(*collapse.THRESHOLDS)
+  def test_few_directions_alone_are_no_collapse(self, name):
+    """As LARS with group norm has them: rank 2.6, and 8.9 points gained."""
+    healthy = {other: 50.0 for other in collapse.THRESHOLDS}
+    self.assertEqual(
+        collapse.judge(healthy), {'collapsed': False, 'signs': []})
+    judged = collapse.judge(healthy | {name: 0.001})
+    self.assertEqual(
+        judged['collapsed'], name != 'diagnostics/projection_rank')
+    (sign,) = judged['signs']
+    self.assertIn(name, sign)
+
+  def test_nothing_measured_is_not_judged(self):
+    self.assertEqual(collapse.judge({'train/loss': 1.0}), {})
+
   def test_random_features(self):
     rng = np.random.default_rng(0)
     # After a ReLU, as an encoder's embeddings are.
@@ -125,7 +140,8 @@ class CausesTest(parameterized.TestCase):
       {'base_tau': 1.0, 'predictor.depth': 0},
       # A fast predictor; negatives; SimCLR.
       {'target': 'stop_gradient', 'predictor_learning_rate_multiplier': 10.0},
-      {'base_tau': 0.0, 'beta': 1.0}, {'predictor.depth': 0, 'beta': 0.5},
+      {'base_tau': 0.0, 'beta': 1.0}, {'predictor.depth': 0, 'beta': 0.1},
+      {'base_tau': 1.0, 'predictor_learning_rate_multiplier': 0.0},
       {'target': 'online', 'predictor.depth': 0, 'beta': 1.0},
       # The paper's rows that learn, well or less so.
       {'base_tau': 0.9}, {'base_learning_rate': 1.0},
@@ -158,6 +174,8 @@ class CausesTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ({'predictor.depth': 0}, 'without a predictor'),
+      ({'predictor.depth': 0, 'beta': 0.01}, 'without a predictor'),
+      ({'predictor_learning_rate_multiplier': 0.0}, 'never learns'),
       ({'target': 'online'}, 'config.target=online'),
       ({'target': 'stop_gradient'}, 'config.target=stop_gradient: the target'),
       ({'base_tau': 0.0, 'tau_schedule': 'constant'}, 'config.base_tau=0:'),
@@ -181,6 +199,25 @@ class CausesTest(parameterized.TestCase):
     (cause,) = collapse.likely_causes(_config(fields))
     self.assertIn(words, cause)
 
+  def test_local_statistics_are_of_a_devices_share(self):
+    config = _config({'projector_norm': 'batch_local', 'batch_size': 256})
+    self.assertEqual(collapse.likely_causes(config, num_devices=4), [])
+    config.accumulation_steps = 2
+    (cause,) = collapse.likely_causes(config, num_devices=4)
+    self.assertIn("each device's statistics come from 32 images", cause)
+    config.projector_norm = 'batch'
+    self.assertEqual(collapse.likely_causes(config, num_devices=4), [])
+
+  def test_a_weak_cause_is_not_all_there_is_to_look_at(self):
+    small, where_to_look = collapse.causes_or_where_to_look(
+        _config({'batch_size': 32}))
+    self.assertIn('32 images', small)
+    self.assertStartsWith(where_to_look, 'This alone rarely does it: look at')
+    causes = collapse.causes_or_where_to_look(
+        _config({'batch_size': 32, 'predictor.depth': 0}))
+    self.assertLen(causes, 2)
+    self.assertNotIn('look at', ''.join(causes))
+
   def test_masks_are_those_of_lars(self):
     config = _config({
         'optimizer': 'sgd', 'base_learning_rate': 0.05,
@@ -198,6 +235,15 @@ class VerdictTest(absltest.TestCase):
     self.assertIn('config.predictor.depth=0', text)
     self.assertNotIn('embeddings', text)
     self.assertNotIn('\n', text)
+
+  def test_few_directions(self):
+    text = collapse.verdict(
+        {'train/projection_std': 0.7, 'diagnostics/projection_rank': 2.6},
+        _config({'encoder_norm': 'batch_local', 'batch_size': 128}),
+        num_devices=4)
+    self.assertStartsWith(
+        text, 'few directions, and no collapse to a point: projections use')
+    self.assertIn('32 images', text)
 
   def test_healthy(self):
     self.assertEqual(

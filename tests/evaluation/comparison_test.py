@@ -121,16 +121,35 @@ class ComparisonTest(parameterized.TestCase):
       self.assertNotIn(name, found['common'])
 
   @parameterized.named_parameters(
-      ('as_the_result_says', {'collapsed': True, 'signs': ['x']}, _HEALTHY,
-       'yes'),
-      ('not_as_the_result_says', {'collapsed': False, 'signs': []},
-       {'train/projection_std': 0.0}, 'no'),
-      ('by_its_metrics', {}, {'train/projection_std': 0.0}, 'yes'),
+      ('as_the_result_says', {'collapsed': True, 'signs': ['x']}, None, 'yes'),
+      ('not_as_the_result_says', {'collapsed': False, 'signs': []}, None,
+       'no'),
+      # Where its metrics are there, by today's rule.
+      ('few_directions', {'collapsed': True, 'signs': ['x']},
+       _HEALTHY | {'diagnostics/projection_rank': 2.6}, 'few directions'),
+      ('by_its_metrics', {'collapsed': False, 'signs': []},
+       {'train/projection_std': 0.0}, 'yes'),
       ('not_by_its_metrics', {}, _HEALTHY, 'no'))
   def test_collapsed(self, result, last, expected):
     _write_run(self.root, 'a', result=_result(**result), last=last)
     self.assertEqual(
         comparison.describe_outcome(self._rows()['a']), expected)
+
+  def test_few_directions_are_no_collapse(self):
+    few = _HEALTHY | {'diagnostics/projection_rank': 2.6}
+    for seed, last in enumerate((few, _HEALTHY, few)):
+      _write_run(self.root, f'a-{seed}', seed=seed, result=_result(), last=last)
+    _write_run(
+        self.root, 'a-3', seed=3, result=_result(),
+        last={'diagnostics/embedding_std': 0.0})
+    row = self._rows()['a']
+    self.assertEqual(
+        [run['collapsed'] for run in row['runs']], [False, False, False, True])
+    self.assertEqual(
+        comparison.describe_outcome(row), '1 of 4; few directions: 2 of 4')
+    page = self._page()
+    self.assertIn('Few directions: projections use fewer than 3', page)
+    self.assertIn('- a-0: projections use fewer than 3 directions', page)
 
   def test_signs_of_collapse_are_listed(self):
     _write_run(self.root, 'a-0', result=_result(

@@ -22,10 +22,13 @@ class Affine(nn.Module):
   While a network is initialised, on a real batch, scale is gamma / sigma and
   offset -gamma * mu / sigma, with mu and sigma the batch's mean and standard
   deviation of this layer's input, to which all earlier layers have been
-  applied in the same way. Statistics are never used again.
+  applied in the same way. Statistics are never used again. So a channel that
+  is constant on that batch, its variance below epsilon, says nothing of what
+  it will be: it is centred, and keeps its scale (sigma is 1). Divided by the
+  root of epsilon, it would be 316 times too large when it comes to life.
 
   Attributes:
-    epsilon: added to the variance.
+    epsilon: added to the variance; what is less is no variance.
     dtype: of the result; None is that of the input.
     scale_init: gamma; zeros in the last layer of a residual branch.
   """
@@ -47,7 +50,8 @@ class Affine(nn.Module):
       variance = jnp.mean(jnp.square(wide - mean.reshape(
           (1,) * len(axes) + (-1,))), axis=axes)
       gamma = self.scale_init(key, (channels,), jnp.float32)
-      scale = gamma * lax.rsqrt(variance + self.epsilon)
+      scale = gamma * jnp.where(
+          variance < self.epsilon, 1.0, lax.rsqrt(variance + self.epsilon))
       return scale, -scale * mean
 
     def init(key: jax.Array, which: int) -> Any:

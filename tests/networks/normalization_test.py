@@ -253,6 +253,40 @@ def test_affine_layers_start_as_batch_normalisation_would():
         y.std(axis=0), 0 if last else 1, atol=5e-3, err_msg=name)
 
 
+def test_a_dead_channel_is_not_blown_up_by_affine_init():
+  """Constant on the first batch, it is itself, centred, on later ones."""
+  x, _, _ = _inputs('encoder')
+  x[..., 3] = 7.0
+  module = affine_init.Affine(
+      epsilon=EPSILON, scale_init=nn.initializers.constant(0.5))
+  variables = module.init(jax.random.key(0), jnp.float32(x), train=True)
+  scale = variables['params']['scale']
+  assert scale[3] == 0.5
+  np.testing.assert_allclose(variables['params']['bias'][3], -3.5, rtol=1e-5)
+  np.testing.assert_allclose(
+      scale[2], 0.5 / np.sqrt(x[..., 2].var() + EPSILON), rtol=1e-5)
+  y = module.apply(variables, jnp.float32(x + 1), train=True)
+  np.testing.assert_allclose(y[..., 3], 0.5, rtol=1e-5)
+
+
+def test_affine_init_takes_float32_statistics_of_bfloat16():
+  """Around 50, where a mean of bfloat16 would be off by an eighth."""
+  x = jnp.asarray(np.random.default_rng(0).normal(
+      50, 1, (4, 16, 16, CHANNELS)), jnp.bfloat16)
+  module = affine_init.Affine(epsilon=EPSILON, dtype=jnp.bfloat16)
+  with jax.numpy_dtype_promotion('standard'):
+    variables = module.init(jax.random.key(0), x, train=True)
+    y = module.apply(variables, x, train=True)
+  assert y.dtype == jnp.bfloat16
+  wide = np.asarray(x, np.float64)
+  sigma = np.sqrt(wide.var(axis=(0, 1, 2)) + EPSILON)
+  params = variables['params']
+  np.testing.assert_allclose(params['scale'], 1 / sigma, rtol=1e-4)
+  np.testing.assert_allclose(
+      params['bias'], -wide.mean(axis=(0, 1, 2)) / sigma, rtol=1e-4)
+  assert params['scale'].dtype == jnp.float32
+
+
 def test_affine_init_knows_its_formula():
   """gamma / sigma and -gamma mu / sigma; without the batch, wrong ones."""
   x, _, _ = _inputs('encoder')

@@ -20,14 +20,14 @@ Three things make it fast, and none changes the problem:
 
   * Centred features only shift the unpenalised bias, and rotated to their
     principal axes they leave |W| as it is. There the Hessian is nearly
-    diagonal: L-BFGS works on weights times the root of the diagonal where it
-    starts (its mean over classes), and has some tens of iterations to do
-    where classes overlap.
+    diagonal, an axis's sum of squares times the mean of p (1 - p). L-BFGS
+    works on weights times the root of that, taken where it starts, and has
+    some tens of iterations to do where classes overlap.
   * Logits are linear in the weights, so that a line search costs no products
     with the features: an iteration takes two, whatever is searched.
   * Along the path, from strong to weak, weights change smoothly in log l2: a
     fit starts where a line through the last two leads, and so close to its
-    minimum that the diagonal there is nearly the one at the minimum.
+    minimum that p (1 - p) is there what it is at the minimum.
 
 A fit has converged when the gradient, with each principal axis divided by the
 root of its curvature at uniform predictions, is at most `tolerance` times the
@@ -65,8 +65,8 @@ Params = dict[str, np.ndarray]
 # Examples whose logits are computed at once.
 _BLOCK = 8192
 _MEMORY = 10  # pairs of steps and gradients' differences that L-BFGS keeps
-# Iterations, after which the diagonal is taken anew: a cold fit of classes that
-# separate ends far from where its diagonal holds.
+# Iterations, after which p (1 - p) is taken anew: a cold fit of classes that
+# separate ends far from where its first one holds.
 _RESTART = 100
 _SEARCH_STEPS = 20
 _SEARCH_SLOPE = 0.1  # a search ends at this share of the first slope
@@ -298,9 +298,8 @@ def _minimize(
   metric = jnp.sqrt(common / (typical + penalty))
   start = _to_axes(problem, init)
   logits = _matmul(problem.design, start)
-  # The mean over classes will do.
-  spread = jnp.mean(_spread(_residual(problem, logits)), axis=1, keepdims=True)
-  diagonal = _matmul(jnp.square(problem.design).T, spread) + penalty
+  spread = jnp.mean(_spread(_residual(problem, logits)))
+  diagonal = spread / common * typical + penalty
   # A bias that nobody doubts has neither curvature nor penalty.
   scale = jnp.sqrt(diagonal + 1e-12 * typical)
   penalty = penalty / jnp.square(scale)

@@ -1,37 +1,66 @@
-"""Writes a pretrained encoder in another world's format.
+"""Writes a pretrained encoder for another world.
 
-    python -m byol_jax.export --checkpoint=WORKDIR --format=torch --output=DIR
+    python -m byol_jax.export --checkpoint=WORKDIR --format=F --output=DIR
 
-`torch` makes a folder of safetensors in the names of torchvision's ResNet,
-with the lines that load it in its README.md. It is the online encoder, as
-`byol_jax.load_encoder` gives it. What a format cannot express is refused.
+| format | what DIR then holds, beside its card (README.md) and config.json |
+|---|---|
+| `torch` | safetensors in torchvision's names; timm reads the folder |
+| `flax` | safetensors that `byol_jax.load_encoder` reads |
+| `stablehlo` | one program for CPU, CUDA and TPU, by `jax.export` |
+| `savedmodel` | TensorFlow's SavedModel |
+| `onnx` | an ONNX model |
+| `detectron2` | a backbone in Detectron2's names |
+
+It is the online encoder, as `byol_jax.load_encoder` gives it. What a format
+cannot express is refused, with the formats that can.
 """
 
 from collections.abc import Sequence
+import importlib
+import pathlib
 
 from absl import flags
 
+from byol_jax import config as config_lib
 from byol_jax import jobs
+
+# The module of interchange/ that writes each.
+_WRITERS = {
+    'torch': 'torch_folder', 'flax': 'flax_folder',
+    'stablehlo': 'stablehlo_file', 'savedmodel': 'saved_model',
+    'onnx': 'onnx_file', 'detectron2': 'detectron2_file'}
 
 _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None, 'Workdir of a byol_jax.pretrain run.')
 _FORMAT = flags.DEFINE_enum(
-    'format', 'torch', ['torch'], 'Of the files that are written.')
+    'format', 'torch', sorted(_WRITERS), 'Of the files that are written.')
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'The folder to write; made if it is not there.')
+_LICENCE = flags.DEFINE_string(
+    'licence', '', 'Of the weights, for the card; the default is what an '
+    'imported checkpoint says.')
+_IMAGE_SIZE = flags.DEFINE_integer(
+    'image_size', None, 'Pixels, where a format fixes them; the default is '
+    'the size that the run is evaluated at.', lower_bound=1)
 
 
 def main(_: Sequence[str]) -> None:
   """Restores and writes."""
   # Imported here, so that --help does not wait for JAX.
-  from byol_jax.evaluation import features
-  from byol_jax.interchange import torch_folder
-  from byol_jax.training import checkpoint
-  config, _, state = checkpoint.restore_workdir(_CHECKPOINT.value)
-  torch_folder.write(
-      _OUTPUT.value, config, features.online_variables(state),
-      step=int(state.step))
-  print(f'wrote {_OUTPUT.value}: its README.md says how to load it')
+  from byol_jax.interchange import pretrained
+  writer = importlib.import_module(
+      f'byol_jax.interchange.{_WRITERS[_FORMAT.value]}')
+  folder = pathlib.Path(_OUTPUT.value)
+  if (folder / 'checkpoints').exists():
+    raise config_lib.ConfigError(
+        f'--output={folder} is a workdir, whose config.json an export would '
+        'replace: take another folder')
+  encoder = pretrained.restore(
+      _CHECKPOINT.value, image_size=_IMAGE_SIZE.value, licence=_LICENCE.value)
+  writer.check(encoder)
+  folder.mkdir(parents=True, exist_ok=True)
+  writer.write(folder, encoder)
+  print(f'wrote {folder}: its README.md says how to load it')
 
 
 if __name__ == '__main__':

@@ -7,16 +7,16 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from byol_jax.evaluation import features
+from byol_jax.interchange import flax_folder
 from byol_jax.networks import network as network_lib
-from byol_jax.training import checkpoint
 
 
 class Encoder:
   """Maps images to embeddings; a pure function of JAX.
 
   It is the online encoder with its running statistics, normalisation of the
-  images included. It works within `jax.jit`, `jax.vmap` and `jax.grad`.
+  images included. It works within `jax.jit`, `jax.vmap`, `jax.pmap` and
+  `jax.grad`.
 
   Attributes:
     embedding_size: D.
@@ -79,15 +79,25 @@ def load_encoder(workdir: str, encoder: nn.Module | None = None) -> Encoder:
       embeddings = encode(images)  # f32[B, H, W, 3] in [0, 1] -> f32[B, D]
 
   Args:
-    workdir: of `byol_jax.pretrain`; its newest checkpoint is taken.
+    workdir: of `byol_jax.pretrain`, whose newest checkpoint is taken; or a
+      folder that `byol_jax.export --format=flax` has written.
     encoder: the Flax module that the run was given, where it was given one.
 
   Returns:
     See `Encoder`.
 
   Raises:
-    ConfigError: if there is no checkpoint, or `encoder` is needed.
+    ConfigError: if there is no checkpoint, if an export is damaged or of
+      another format, or if `encoder` is needed.
   """
+  if flax_folder.is_export(workdir):
+    found = flax_folder.read(workdir, encoder)
+    return Encoder(
+        found.network, found.variables, image_size=found.image_size,
+        step=found.step)
+  # An export is read without what trains and saves.
+  from byol_jax.evaluation import features
+  from byol_jax.training import checkpoint
   config, network, state = checkpoint.restore_workdir(workdir, encoder)
   return Encoder(
       network, features.online_variables(state),

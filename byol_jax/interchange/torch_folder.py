@@ -1,38 +1,48 @@
 """The folder in which an encoder travels to PyTorch.
 
-    model.safetensors   a state dict of torchvision's ResNet, but for `fc`
+    model.safetensors   a state dict of torchvision's ResNet; `fc` is the online
+                        probe, where the run had labels for one
     config.json         what it is, in the keys of timm's folders, and `run`
-    README.md           the lines that load it
+    README.md           its card, with the lines that load it
 
 timm reads the folder of an encoder that its own model of that name is, with
-`timm.create_model('local-dir:FOLDER', pretrained=True)`.
+`timm.create_model('local-dir:FOLDER', pretrained=True, num_classes=0)`.
 """
 
-from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
 import ml_collections
 import safetensors.numpy
 
-from byol_jax import config as config_lib
+from byol_jax.interchange import model_card
+from byol_jax.interchange import pretrained as pretrained_lib
 from byol_jax.interchange import torch_layout
 from byol_jax.networks import resnet
 
 WEIGHTS = 'model.safetensors'
 
-_README = """\
-# {encoder}, pretrained by byol_jax
-
-Images to embeddings of {embedding_size} numbers; no classifier. It was \
-pretrained for
-{step} steps at {image_size} pixels, normalisation `{norm}`. In this folder:
+_USAGE = """\
+In this folder:
 
 ```python
 {code}```
 
-{note}The settings of the run are in `config.json`.
+{timm}{note}"""
+
+_TIMM = """\
+Or with timm:
+
+```python
+import timm
+
+encoder = timm.create_model(
+    'local-dir:.', pretrained=True, num_classes=0).eval()
+```
+
+timm reads mean, standard deviation, crop and interpolation from `config.json`
+(`timm.data.resolve_data_config`){logits}.
+
 """
 
 _CODE = """\
@@ -44,10 +54,9 @@ from torchvision.models import resnet
 
 encoder = resnet.ResNet(
     resnet.{block}, {layers},
-    norm_layer={norm_layer})
-{stem}encoder.fc = torch.nn.Identity()
-encoder.load_state_dict(safetensors.torch.load_file('{weights}'))
-encoder.eval()
+    norm_layer={norm_layer}{num_classes})
+{stem}{no_classifier}encoder.load_state_dict(safetensors.torch.load_file('{weights}'))
+{classifier}encoder.eval()
 
 mean = torch.tensor({mean}).view(3, 1, 1)
 std = torch.tensor({std}).view(3, 1, 1)
@@ -57,6 +66,14 @@ def encode(images):
   \"\"\"Maps float [B, 3, H, W] in [0, 1] to [B, {embedding_size}].\"\"\"
   with torch.no_grad():
     return encoder((images - mean) / std)
+"""
+
+_CLASSIFY = """
+
+def classify(images):
+  \"\"\"The online probe's logits [B, {num_classes}], of the same images.\"\"\"
+  with torch.no_grad():
+    return classifier(encode(images))
 """
 
 _SMALL_STEM = """\
@@ -77,20 +94,59 @@ _NOTES = {
         'are.\n\n')}
 
 
-def loading_code(config: ml_collections.ConfigDict) -> str:
+def check(encoder: pretrained_lib.Pretrained) -> None:
+  """Raises ConfigError if torchvision has no such encoder."""
+  torch_layout.check_expressible(encoder.config)
+
+
+def write(
+    folder: str | pathlib.Path, encoder: pretrained_lib.Pretrained) -> None:
+  """Writes an encoder into a folder that is there.
+
+  The weights are float32, and meant to be applied so; a run that computed in
+  bfloat16 agrees with them to that type's rounding.
+
+  Raises:
+    ConfigError: if torchvision has no such encoder; nothing is written then.
+  """
+  arrays = torch_layout.state_dict(encoder.config, encoder.variables)
+  (pathlib.Path(folder) / WEIGHTS).write_bytes(
+      safetensors.numpy.save(arrays, metadata={'format': 'pt'}))
+  timm = _TIMM.format(
+      logits='' if encoder.num_classes is None else
+      '; without `num_classes=0` it\ngives the logits of the online probe')
+  model_card.write(
+      folder, encoder, kind='torch', normalised=False,
+      size='[B, 3, H, W], any size',
+      usage=_USAGE.format(
+          code=loading_code(encoder),
+          timm=timm if is_timm_model(encoder.config) else '',
+          note=_NOTES.get(encoder.config.encoder_norm, '')),
+      facts={'format': 'torch', **describe(encoder)})
+
+
+def loading_code(encoder: pretrained_lib.Pretrained) -> str:
   """Python that defines `encode` from the weights in the current directory."""
+  config, num_classes = encoder.config, encoder.num_classes
   stem = ''
   if config.resnet.stem != 'imagenet':
     kernel, stride = resnet.STEMS[config.resnet.stem]
     stem = _SMALL_STEM.format(
         kernel=kernel, stride=stride, padding=kernel // 2)
-  return _CODE.format(
+  probed = num_classes is not None
+  code = _CODE.format(
       block='Bottleneck' if torch_layout.is_bottleneck(config) else
       'BasicBlock',
       layers=list(torch_layout.layers(config)),
       norm_layer=torch_layout.norm_layer(config), stem=stem, weights=WEIGHTS,
+      num_classes=f', num_classes={num_classes}' if probed else '',
+      no_classifier='' if probed else 'encoder.fc = torch.nn.Identity()\n',
+      classifier='classifier, encoder.fc = encoder.fc, torch.nn.Identity()\n'
+      if probed else '',
       mean=list(config.augment.mean), std=list(config.augment.std),
       embedding_size=torch_layout.embedding_size(config))
+  return code + (
+      _CLASSIFY.format(num_classes=num_classes) if probed else '')
 
 
 def is_timm_model(config: ml_collections.ConfigDict) -> bool:
@@ -102,62 +158,29 @@ def is_timm_model(config: ml_collections.ConfigDict) -> bool:
            and norm in ('batch', 'batch_local')))
 
 
-def describe(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
-  """What config.json holds.
+def describe(encoder: pretrained_lib.Pretrained) -> dict[str, Any]:
+  """What config.json holds for timm.
 
   Where timm's model of the name would be another, the name is one that timm
   does not know.
   """
+  config = encoder.config
   prefix = '' if is_timm_model(config) else 'byol_jax_'
-  size = config.test_image_size or config.image_size
+  num_classes = encoder.num_classes or 0
   return {
       'architecture': prefix + config.encoder,
-      'num_classes': 0,
+      'num_classes': num_classes,
       'num_features': torch_layout.embedding_size(config),
       'global_pool': 'avg',
       'pretrained_cfg': {
-          'input_size': [3, size, size],
+          'input_size': [3, encoder.image_size, encoder.image_size],
           'mean': list(config.augment.mean),
           'std': list(config.augment.std),
           'crop_pct': config.test_crop_ratio,
           'crop_mode': 'center',
           'interpolation': 'bicubic',
-          'num_classes': 0,
+          'num_classes': num_classes,
           'first_conv': 'conv1',
           'classifier': 'fc',
       },
-      'run': {'step': step, 'config': config_lib.to_dict(config)},
   }
-
-
-def write(
-    folder: str, config: ml_collections.ConfigDict,
-    variables: Mapping[str, Any], *, step: int,
-) -> None:
-  """Writes an encoder into `folder`, which is made if it is not there.
-
-  The weights are float32, and meant to be applied so; a run that computed in
-  bfloat16 agrees with them to that type's rounding.
-
-  Args:
-    folder: its files of these names are replaced.
-    config: of the run.
-    variables: `params` and `batch_stats` of the online network.
-    step: of the checkpoint.
-
-  Raises:
-    ConfigError: if torchvision has no such encoder; nothing is written then.
-    OSError: if the folder cannot be written.
-  """
-  arrays = torch_layout.state_dict(config, variables)
-  path = pathlib.Path(folder)
-  path.mkdir(parents=True, exist_ok=True)
-  (path / WEIGHTS).write_bytes(
-      safetensors.numpy.save(arrays, metadata={'format': 'pt'}))
-  (path / 'config.json').write_text(
-      json.dumps(describe(config, step), indent=2) + '\n')
-  (path / 'README.md').write_text(_README.format(
-      encoder=config.encoder, step=step, norm=config.encoder_norm,
-      image_size=config.image_size, code=loading_code(config),
-      embedding_size=torch_layout.embedding_size(config),
-      note=_NOTES.get(config.encoder_norm, '')))

@@ -40,7 +40,7 @@ _LEAVES = {
     'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
     'mean': 'running_mean', 'var': 'running_var'}
 # BatchNorm2d's own, so that `affine_init` needs no other norm_layer.
-_TORCH_EPSILON = 1e-5
+TORCH_EPSILON = 1e-5
 _BASE_CHANNELS = 64
 
 
@@ -92,8 +92,8 @@ def check_expressible(config: ml_collections.ConfigDict) -> None:
   else:
     return
   raise config_lib.ConfigError(
-      f'format torch cannot express this encoder: {reason} '
-      '(byol_jax.load_encoder reads every encoder)')
+      f'format torch cannot express this encoder: {reason}; formats flax, '
+      'stablehlo, savedmodel and onnx can')
 
 
 def norm_layer(config: ml_collections.ConfigDict) -> str:
@@ -103,7 +103,7 @@ def norm_layer(config: ml_collections.ConfigDict) -> str:
     momentum = f'momentum={1 - config.batch_norm_momentum:g}'
     return f'functools.partial(torch.nn.BatchNorm2d, {epsilon}, {momentum})'
   if kind == 'affine_init':
-    return f'functools.partial(torch.nn.BatchNorm2d, eps={_TORCH_EPSILON!r})'
+    return f'functools.partial(torch.nn.BatchNorm2d, eps={TORCH_EPSILON!r})'
   if kind == 'none':
     return 'torch.nn.Identity'
   if kind == 'instance':
@@ -115,7 +115,7 @@ def norm_layer(config: ml_collections.ConfigDict) -> str:
 def state_dict(
     config: ml_collections.ConfigDict, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """The encoder's weights by torchvision's names, all but `fc`.
+  """The encoder's weights by torchvision's names; the online probe is `fc`.
 
   Args:
     config: of the run.
@@ -143,6 +143,10 @@ def state_dict(
       arrays[_name(path)] = np.ascontiguousarray(leaf, np.float32)
   if config.encoder_norm == 'affine_init':
     arrays |= _unit_statistics(arrays)
+  if probe := variables['params'].get('probe'):
+    arrays['fc.weight'] = np.ascontiguousarray(
+        np.transpose(probe['kernel']), np.float32)
+    arrays['fc.bias'] = np.asarray(probe['bias'], np.float32)
   counters = {
       name.replace('running_mean', 'num_batches_tracked'): np.zeros(
           (), np.int64)
@@ -177,5 +181,5 @@ def _unit_statistics(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if leaf == 'bias':
       statistics[f'{module}.running_mean'] = np.zeros_like(bias)
       statistics[f'{module}.running_var'] = np.full_like(
-          bias, 1 - _TORCH_EPSILON)
+          bias, 1 - TORCH_EPSILON)
   return statistics

@@ -14,7 +14,10 @@ Everywhere else XLA's own convolution wins, because it does not write out
 patches. The choice depends on shapes only, so it costs nothing at run time.
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import contextvars
 from typing import Any
 
 import jax
@@ -27,6 +30,22 @@ _NHWC_HWIO = lax.ConvDimensionNumbers(
 # Gathered patches are kernel-area times as large as the picture. Larger
 # strided kernels (the 7x7 stem) lose more to memory than they gain.
 _MAX_STRIDED_KERNEL_AREA = 9
+
+_ANY_PLATFORM = contextvars.ContextVar('any_platform', default=False)
+
+
+@contextlib.contextmanager
+def for_any_platform() -> Iterator[None]:
+  """What is traced within it holds XLA's own convolutions alone.
+
+  For programs that are to run elsewhere. What `jax.jit` has traced before is
+  not traced again: give it a new function.
+  """
+  token = _ANY_PLATFORM.set(True)
+  try:
+    yield
+  finally:
+    _ANY_PLATFORM.reset(token)
 
 
 def conv_general_dilated(
@@ -49,7 +68,7 @@ def conv_general_dilated(
   `_prefers_matmul` picks out; all others are handed on unchanged.
 
   The backend is the default one when the function is traced: to compile for
-  another platform ahead of time, use `lax.conv_general_dilated` itself.
+  another platform ahead of time, trace within `for_any_platform()`.
   """
   if _is_plain(lhs, rhs, lhs_dilation, rhs_dilation, dimension_numbers,
                feature_group_count, batch_group_count):
@@ -87,6 +106,7 @@ def _is_plain(
   """Whether this is a 2-D NHWC/HWIO convolution on CPU, with no extras."""
   return (
       jax.default_backend() == 'cpu'
+      and not _ANY_PLATFORM.get()
       and lhs.ndim == 4
       and lax.conv_dimension_numbers(
           lhs.shape, rhs.shape, dimension_numbers) == _NHWC_HWIO

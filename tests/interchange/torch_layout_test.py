@@ -20,6 +20,7 @@ import pytest
 import safetensors.numpy
 
 from byol_jax import config as config_lib
+from byol_jax.interchange import pretrained
 from byol_jax.interchange import torch_folder
 from byol_jax.interchange import torch_layout
 from byol_jax.networks import network as network_lib
@@ -70,6 +71,11 @@ def _network(config):
   rng = np.random.default_rng(0)
   return network, jax.tree_util.tree_map_with_path(
       functools.partial(_fill, rng), shapes)
+
+
+def _pretrained(config, network, variables):
+  return pretrained.Pretrained(
+      config, network, variables, step=3, image_size=config.image_size)
 
 
 def _images(size):
@@ -275,10 +281,14 @@ def test_kernels_are_folded_as_standardised():
 def test_what_torchvision_lacks_is_refused(
     encoder, settings, message, tmp_path):
   config = _config(encoder, **settings)
+  encoder = _pretrained(config, None, {})
   with pytest.raises(config_lib.ConfigError, match=message) as error:
-    torch_folder.write(tmp_path / 'out', config, {}, step=0)
+    torch_folder.check(encoder)
   assert len(str(error.value).splitlines()) == 1
-  assert not (tmp_path / 'out').exists()
+  assert 'formats flax, stablehlo, savedmodel and onnx can' in str(error.value)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    torch_folder.write(tmp_path, encoder)
+  assert not list(tmp_path.iterdir())
 
 
 def _save_workdir(workdir, config):
@@ -344,12 +354,13 @@ def test_timm_is_given_no_name_of_another_model(
     encoder, norm, epsilon, settings, name):
   config = _config(encoder, norm, **settings)
   config.norm_epsilon = epsilon
-  assert torch_folder.describe(config, 0)['architecture'] == name
+  facts = torch_folder.describe(_pretrained(config, None, {'params': {}}))
+  assert facts['architecture'] == name
 
 
 @pytest.mark.parametrize('arguments, message', [
     (('--output=x', '--checkpoint=/nowhere'), 'no checkpoint in /nowhere'),
-    (('--output=x', '--checkpoint=y', '--format=onnx'), 'torch'),
+    (('--output=x', '--checkpoint=y', '--format=caffe'), 'onnx'),
     (('--checkpoint=y',), 'output'),
 ])
 def test_slips_of_the_job_end_in_one_line(arguments, message):
@@ -383,14 +394,52 @@ def test_readme_gives_the_same_embeddings_in_torchvision(
   with mock.patch.dict(resnet.BOTTLENECK_DEPTHS, {50: (1, 1, 1, 1)}):
     config = _config(encoder, norm, **settings)
     network, variables = _network(config)
-    torch_folder.write(tmp_path, config, variables, step=3)
+    torch_folder.write(tmp_path, _pretrained(config, network, variables))
     scope = _run_readme(tmp_path, monkeypatch)
-    for size in _SIZES:
+    for size in _SIZES if norm == 'batch' else _SIZES[1:]:
       images = _images(size)
       got = scope['encode'](
           torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
       _assert_equal_embeddings(
           got.numpy(), _embed(network, variables, images))
+
+
+def _with_probe(variables, embedding_size, num_classes=7):
+  rng = np.random.default_rng(2)
+  return variables | {'params': variables['params'] | {'probe': {
+      'kernel': rng.normal(
+          0, embedding_size**-0.5, (embedding_size, num_classes)).astype('f4'),
+      'bias': rng.normal(size=num_classes).astype('f4')}}}
+
+
+def _logits(variables, embedding):
+  probe = variables['params']['probe']
+  return embedding @ probe['kernel'] + probe['bias']
+
+
+def _channels_first(torch, images):
+  return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def test_logits_of_the_online_probe(tmp_path, monkeypatch):
+  torch = pytest.importorskip('torch')
+  timm = pytest.importorskip('timm')
+  config = _config('resnet18')
+  config.norm_epsilon = 1e-5  # that of timm's models
+  network, variables = _network(config)
+  variables = _with_probe(variables, 512)
+  torch_folder.write(tmp_path, _pretrained(config, network, variables))
+  images = _images((33, 72))
+  embedding = _embed(network, variables, images)
+  scope = _run_readme(tmp_path, monkeypatch)
+  x = _channels_first(torch, images)
+  _assert_equal_embeddings(scope['encode'](x).numpy(), embedding)
+  _assert_equal_embeddings(
+      scope['classify'](x).numpy(), _logits(variables, embedding))
+  model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+  with torch.no_grad():
+    got = model((x - scope['mean']) / scope['std'])
+  _assert_equal_embeddings(got.numpy(), _logits(variables, embedding))
 
 
 @pytest.mark.parametrize('norm', ['batch', 'affine_init'])
@@ -399,15 +448,72 @@ def test_timm_reads_the_folder(norm, tmp_path):
   timm = pytest.importorskip('timm')
   config = _config('resnet18', norm)
   config.norm_epsilon = 1e-5  # that of timm's models
+  config.augment.mean, config.augment.std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+  config.test_crop_ratio = 0.9
   network, variables = _network(config)
-  torch_folder.write(tmp_path, config, variables, step=3)
-  model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+  torch_folder.write(tmp_path, _pretrained(config, network, variables))
+  model = timm.create_model(
+      f'local-dir:{tmp_path}', pretrained=True, num_classes=0).eval()
   data = timm.data.resolve_data_config({}, model=model)
-  assert tuple(data['mean']) == tuple(config.augment.mean)
+  assert tuple(data['mean']) == (0.4, 0.5, 0.6)
+  assert tuple(data['std']) == (0.2, 0.25, 0.3)
   assert list(data['input_size']) == [3, 32, 32]
+  assert (data['crop_pct'], data['crop_mode']) == (0.9, 'center')
+  assert model.global_pool.pool_type == 'avg'
   for size in _SIZES:
     images = _images(size)
     normalised = (images - np.float32(data['mean'])) / np.float32(data['std'])
     with torch.no_grad():
-      got = model(torch.from_numpy(normalised.transpose(0, 3, 1, 2).copy()))
+      got = model(_channels_first(torch, normalised))
     _assert_equal_embeddings(got.numpy(), _embed(network, variables, images))
+
+
+_DEPTHS = (18, 34, 50, 101, 152, 200)
+
+
+@pytest.mark.parametrize('depth', _DEPTHS)
+def test_names_and_shapes_of_every_depth_that_they_have(depth):
+  torch = pytest.importorskip('torch')
+  models = pytest.importorskip('torchvision').models
+  timm = pytest.importorskip('timm')
+  config = _config(f'resnet{depth}')
+  arrays = torch_layout.state_dict(config, jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), _shapes(config)[1]))
+  got = {name: array.shape for name, array in arrays.items()}
+  with torch.device('meta'):
+    theirs = [timm.create_model(f'resnet{depth}', num_classes=0)]
+    if depth < 200:  # torchvision has none of 200
+      theirs.append(getattr(models, f'resnet{depth}')())
+  for model in theirs:
+    assert got == {
+        name: tuple(x.shape) for name, x in model.state_dict().items()
+        if not name.startswith('fc.')}
+
+
+@pytest.mark.parametrize('depth', [
+    18, 50, *(pytest.param(depth, marks=pytest.mark.slow)
+              for depth in (34, 101, 152, 200))])
+def test_embeddings_of_their_own_models(depth):
+  torch = pytest.importorskip('torch')
+  models = pytest.importorskip('torchvision').models
+  timm = pytest.importorskip('timm')
+  config = _config(f'resnet{depth}')
+  config.norm_epsilon = 1e-5
+  network, variables = _network(config)
+  weights = {
+      name: torch.from_numpy(array) for name, array in
+      torch_layout.state_dict(config, variables).items()}
+  theirs = [timm.create_model(f'resnet{depth}', num_classes=0)]
+  if depth < 200:
+    theirs.append(getattr(models, f'resnet{depth}')())
+    theirs[1].fc = torch.nn.Identity()
+  mean, std = (
+      np.float32(config.augment[name]) for name in ('mean', 'std'))
+  for size in _SIZES:
+    images = _images(size)
+    expected = _embed(network, variables, images)
+    for model in theirs:
+      model.load_state_dict(weights)
+      with torch.no_grad():
+        got = model.eval()(_channels_first(torch, (images - mean) / std))
+      _assert_equal_embeddings(got.numpy(), expected)

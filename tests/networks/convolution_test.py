@@ -73,3 +73,18 @@ def test_groups_and_dilation_are_handed_on():
   np.testing.assert_array_equal(
       convolution.conv_general_dilated(lhs, rhs[:, :, :2], **options),
       lax.conv_general_dilated(lhs, rhs[:, :, :2], **options))
+
+
+def test_for_any_platform_there_are_convolutions_alone():
+  lhs, rhs = _args(2, 4, 4, 3)
+
+  def primitives(conv):
+    return {e.primitive.name for e in jax.make_jaxpr(conv)(lhs, rhs).eqns}
+
+  conv = functools.partial(
+      convolution.conv_general_dilated, window_strides=(1, 1), padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  assert 'dot_general' in primitives(lambda a, b: conv(a, b))
+  with convolution.for_any_platform():
+    assert primitives(lambda a, b: conv(a, b)) == {'conv_general_dilated'}
+  assert 'dot_general' in primitives(lambda a, b: conv(a, b))

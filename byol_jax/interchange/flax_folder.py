@@ -1,0 +1,181 @@
+"""The folder in which an encoder travels to JAX and Flax.
+
+    model.safetensors   parameters and running statistics, by their path:
+                        params.encoder.stem_conv.kernel
+    config.json         what it is, and the config of the run
+    README.md           its card
+
+`byol_jax.load_encoder(FOLDER)` reads it. There is no training state in it, and
+nothing that saved or trained it is needed to read it.
+"""
+
+from collections.abc import Mapping
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from byol_jax import config as config_lib
+from byol_jax.interchange import model_card
+from byol_jax.interchange import pretrained as pretrained_lib
+from byol_jax.networks import network as network_lib
+
+WEIGHTS = 'model.safetensors'
+_KIND = 'flax'
+
+_USAGE = """\
+```python
+from byol_jax import load_encoder
+
+encode = load_encoder('.')  # this folder
+embeddings = encode(images)  # f32[B, H, W, {num_channels}] in [0, 1]
+```
+
+A function of JAX: it works within `jax.jit`, `jax.vmap`, `jax.pmap` and
+`jax.grad`; `encode.variables` are its weights.
+"""
+
+_CUSTOM_USAGE = """\
+Its encoder is a module of the run's author, `{encoder}`, which has to be given:
+`byol_jax.load_encoder(FOLDER, encoder={encoder}(...))`.
+"""
+
+
+def check(encoder: pretrained_lib.Pretrained) -> None:
+  """Every encoder can be written."""
+  del encoder
+
+
+def write(
+    folder: str | pathlib.Path, encoder: pretrained_lib.Pretrained) -> None:
+  """Writes an encoder into a folder that is there."""
+  weights = safetensors.numpy.save({
+      '.'.join(path): np.ascontiguousarray(leaf)
+      for path, leaf in _encoder_leaves(encoder.variables).items()})
+  (pathlib.Path(folder) / WEIGHTS).write_bytes(weights)
+  usage = _USAGE.format(num_channels=encoder.num_channels)
+  if _is_custom(encoder.config):
+    usage += '\n' + _CUSTOM_USAGE.format(encoder=encoder.config.encoder)
+  model_card.write(
+      folder, encoder, kind=_KIND, usage=usage,
+      facts={'format': _KIND,
+             'sha256': hashlib.sha256(weights).hexdigest()})
+
+
+def is_export(folder: str | pathlib.Path) -> bool:
+  """Whether it is a folder of an export, of any format, and no workdir."""
+  folder = pathlib.Path(folder)
+  if (folder / 'checkpoints').is_dir():
+    return False
+  return (folder / WEIGHTS).is_file() or 'run' in _read_facts(folder)
+
+
+def read(
+    folder: str | pathlib.Path, encoder: nn.Module | None = None
+) -> pretrained_lib.Pretrained:
+  """Reads what `write` has written.
+
+  Args:
+    folder: the export.
+    encoder: the Flax module, where the run was given one.
+
+  Raises:
+    ConfigError: if it is of another format, cut short, damaged, of another
+      architecture than its config says, or if `encoder` is needed.
+  """
+  folder = pathlib.Path(folder)
+  facts = _read_facts(folder)
+  if facts.get('format') != _KIND:
+    raise config_lib.ConfigError(
+        f'{folder} is no export of format flax (its config.json says '
+        f'{facts.get("format", "nothing of a format")!r}): load_encoder reads '
+        'a workdir, or what python -m byol_jax.export --format=flax has '
+        'written')
+  run = facts.get('run', {})
+  config = config_lib.from_dict(run.get('config', {}))
+  if _is_custom(config) and encoder is None:
+    raise config_lib.ConfigError(
+        f'{folder} was pretrained with a custom encoder, {config.encoder}: '
+        'pass encoder=')
+  network = network_lib.create_network(
+      config, None, encoder if _is_custom(config) else None)
+  leaves = _read_weights(folder / WEIGHTS, facts.get('sha256'))
+  _check_leaves(leaves, network, run['image_size'], folder)
+  return pretrained_lib.Pretrained(
+      config, network, traverse_util.unflatten_dict(leaves), step=run['step'],
+      image_size=run['image_size'], licence=run['licence'],
+      origin=run['origin'], records=tuple(run['evaluations']))
+
+
+def _is_custom(config: Any) -> bool:
+  return config.encoder not in config_lib.ENCODERS
+
+
+def _encoder_leaves(
+    variables: Mapping[str, Any]) -> dict[tuple[str, ...], np.ndarray]:
+  return traverse_util.flatten_dict({
+      name: {'encoder': tree['encoder']} for name, tree in variables.items()
+      if 'encoder' in tree})
+
+
+def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / 'config.json'
+  try:
+    facts = json.loads(path.read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise config_lib.ConfigError(
+        f'{path} is no JSON ({error}): it is cut short or damaged; copy the '
+        'folder again') from None
+  return facts if isinstance(facts, dict) else {}
+
+
+def _read_weights(
+    path: pathlib.Path, sha256: str | None
+) -> dict[tuple[str, ...], np.ndarray]:
+  try:
+    data = path.read_bytes()
+    leaves = safetensors.numpy.load(data)
+  except FileNotFoundError:
+    raise config_lib.ConfigError(
+        f'{path} is not there: copy the folder again') from None
+  except safetensors.SafetensorError as error:
+    raise config_lib.ConfigError(
+        f'{path} ({len(data)} bytes) is cut short or damaged ({error}): copy '
+        'or export it again') from None
+  if hashlib.sha256(data).hexdigest() != sha256:
+    raise config_lib.ConfigError(
+        f'{path} is damaged: its SHA-256 is not the one in config.json; copy '
+        'or export it again')
+  return {tuple(name.split('.')): leaf for name, leaf in leaves.items()}
+
+
+def _check_leaves(
+    leaves: Mapping[tuple[str, ...], np.ndarray], network: network_lib.Network,
+    image_size: int, folder: pathlib.Path,
+) -> None:
+  """Raises ConfigError at the first array that the network has not so."""
+  images = jax.ShapeDtypeStruct(
+      (1, image_size, image_size, len(network.mean)), jnp.float32)
+  wanted = {
+      path: leaf.shape for path, leaf in _encoder_leaves(jax.eval_shape(
+          functools.partial(network.init, method='encode'),
+          jax.random.key(0), images)).items()}
+  found = {path: leaf.shape for path, leaf in leaves.items()}
+  for path in sorted(wanted | found):
+    if wanted.get(path) != found.get(path):
+      raise config_lib.ConfigError(
+          f'{folder} holds an encoder of another architecture than its '
+          f'config.json says: {".".join(path)} has the shape '
+          f'{found.get(path, "(not there)")} in {WEIGHTS} and '
+          f'{wanted.get(path, "(not there)")} in the network')

@@ -1,12 +1,17 @@
-"""Measures the input, the step, the whole loop, or logistic regression.
+"""Measures the input, the step, the whole loop, or parts of evaluations.
 
-    python -m byol_jax.benchmark --what=input|step|loop|logistic --json=FILE \
+    python -m byol_jax.benchmark --json=FILE \
+        --what=input|step|loop|features|linear|logistic \
         [--config=configs/quickstart.py] [--config.FIELD=VALUE ...]
 
 `input` is the host's pipeline alone, on the config's data. `step` is the
 compiled step alone, on one batch that stays on the devices. `loop` is the loop
 around it as users run it, fed with ready-made batches from the host, beside
 `step` in the same process, in turn. These three give images per second.
+
+`features` is the extraction of features beside the encoder's bare forward pass,
+`linear` the sweep of linear heads on augmented images beside one head; both on
+ready-made batches, in turn.
 
 `logistic` is the seconds of the path of 45 strengths, each fit warm-started by
 those before, and of 45 cold fits, in turn, to the same tolerance. Features are
@@ -27,7 +32,9 @@ from byol_jax import config as config_lib
 from byol_jax import jobs
 
 _WHAT = flags.DEFINE_enum(
-    'what', 'step', ['input', 'step', 'loop', 'logistic'], 'What to measure.')
+    'what', 'step', [
+        'input', 'step', 'loop', 'features', 'linear', 'logistic'],
+    'What to measure.')
 _JSON = flags.DEFINE_string('json', None, 'Where to write the figures.')
 _CONFIG = config_flags.DEFINE_config_file(
     'config', 'configs/quickstart.py', 'What to run.')
@@ -60,6 +67,19 @@ def _measure_loop(
       **throughput.MEASURES[what](setup, _WINDOWS.value, _STEPS.value)}
 
 
+def _measure_frozen(
+    config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
+  """Figures of `features` or `linear`, with what they hold for."""
+  from byol_jax.evaluation import speed
+  config_lib.validate(config)
+  measure = {
+      'features': speed.measure_features, 'linear': speed.measure_linear}[what]
+  return {
+      'encoder': config.encoder,
+      'image_size': config.test_image_size or config.image_size,
+      'steps': _STEPS.value, **measure(config, _WINDOWS.value, _STEPS.value)}
+
+
 def _measure_logistic(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Seconds of the path and of cold fits, on features of `config.data`."""
   from byol_jax.data import pipeline
@@ -77,6 +97,15 @@ def _measure_logistic(config: ml_collections.ConfigDict) -> dict[str, Any]:
       batches, num_classes=source.num_classes, windows=_WINDOWS.value)
 
 
+def _measure(
+    config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
+  if what == 'logistic':
+    return _measure_logistic(config)
+  if what in ('features', 'linear'):
+    return _measure_frozen(config, what)
+  return _measure_loop(config, what)
+
+
 def main(_: Sequence[str]) -> None:
   if _JSON.value:
     _check_writable(pathlib.Path(_JSON.value))
@@ -85,8 +114,7 @@ def main(_: Sequence[str]) -> None:
   what, config = _WHAT.value, _CONFIG.value
   result = {
       'what': what,
-      **(_measure_logistic(config) if what == 'logistic'
-         else _measure_loop(config, what)),
+      **_measure(config, what),
       **throughput.describe_machine()}
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=2) + '\n')

@@ -74,7 +74,8 @@ class Classifier:
         axis_name=devices.AXIS_NAME), loss)
     self._trainer = finetuning.Trainer(
         self._task, functools.partial(_make_optimizer, momentum=momentum))
-    self._predict = finetuning.make_predict(self._task)
+    self._predict = devices.Predict(lambda variables, images: {
+        'embedding': self._task.module.apply(variables, images)})
 
   @functools.cached_property
   def _start(self) -> dict[str, Any]:
@@ -126,9 +127,7 @@ class Classifier:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Logits f32[N, C] and labels of centre crops, of `index` or of all."""
     found = features_lib.extract_features(
-        lambda variables, images: {
-            'embedding': self._predict(variables, images)},
-        variables, features_lib.make_batches(
+        self._predict, variables, features_lib.make_batches(
             source, self._subject.config, index=index)())
     return found.embedding, found.label
 

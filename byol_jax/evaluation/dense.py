@@ -166,7 +166,7 @@ class _Fitter:
         total_steps=config[task.name].num_steps))
     # What is measured is chosen on the device: logits of all classes and
     # pixels would take longer to fetch than to compute.
-    self._predict = devices.make_predict(
+    self._predict = devices.Predict(
         lambda variables, images: task.readout(
             module.apply(variables, images, train=False)))
     size = 2 * encoder.stride + 1  # any will do

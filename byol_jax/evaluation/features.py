@@ -22,7 +22,6 @@ from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
-Predict = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 # Maps the first batch to batches from there on.
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
 
@@ -79,7 +78,7 @@ def target_variables(state: state_lib.TrainState) -> dict[str, Any] | None:
 
 def make_predict(
     network: network_lib.Network, outputs: Sequence[str] = ('embedding',)
-) -> Predict:
+) -> devices.Predict:
   """Maps the network, with its running statistics, over this host's devices.
 
   Args:
@@ -99,7 +98,7 @@ def make_predict(
     found = {name: getattr(made, name) for name in outputs}
     return {name: x for name, x in found.items() if x is not None}
 
-  return devices.make_predict(predict)
+  return devices.Predict(predict)
 
 
 def make_batches(
@@ -127,7 +126,8 @@ def make_batches(
 
 
 def extract_features(
-    predict: Predict, variables: Any, batches: Iterable[dict[str, np.ndarray]]
+    predict: devices.Predict, variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
 ) -> Features:
   """Streams a split through the network, once.
 
@@ -149,7 +149,7 @@ def extract_features(
 
 
 def resume_features(
-    predict: Predict, variables: Any, batches: Batches,
+    predict: devices.Predict, variables: Any, batches: Batches,
     progress: progress_lib.Progress,
 ) -> Features:
   """`extract_features` that keeps what it has, and goes on from there.
@@ -175,15 +175,28 @@ def resume_features(
 
 
 def _predict_rows(
-    predict: Predict, variables: Any, batches: Iterable[dict[str, np.ndarray]]
+    predict: devices.Predict, variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
 ) -> Iterator[dict[str, np.ndarray]]:
   """Columns of each batch, without its padding."""
   variables = devices.replicate(variables)
-  for batch in batches:
+
+  def finish(
+      fetch: Callable[[], dict[str, np.ndarray]], batch: dict[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
     mask = np.asarray(batch['mask'])
-    row = predict(variables, batch['image'])
-    row |= {k: batch[k] for k in ('index', 'label') if k in batch}
-    yield {k: np.asarray(x)[mask] for k, x in row.items()}
+    row = fetch() | {k: batch[k] for k in ('index', 'label') if k in batch}
+    return {k: np.asarray(x)[mask] for k, x in row.items()}
+
+  # The devices have the next batch before the last one's rows are looked at.
+  waiting = None
+  for batch in batches:
+    following = predict.dispatch(variables, batch['image']), batch
+    if waiting:
+      yield finish(*waiting)
+    waiting = following
+  if waiting:
+    yield finish(*waiting)
 
 
 def _join(rows: Sequence[dict[str, np.ndarray]]) -> Features:

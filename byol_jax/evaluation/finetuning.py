@@ -17,7 +17,6 @@ from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from byol_jax.networks import transfer
@@ -182,17 +181,6 @@ class Trainer:
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats, opt_state=opt_state), loss
-
-
-def make_predict(task: Task) -> Callable[[Any, np.ndarray], Any]:
-  """Maps the module, in evaluation mode, over this process's devices.
-
-  Returns:
-    `predict(variables, images f32[B, H, W, C])`, outputs on the host; see
-    `devices.make_predict`.
-  """
-  return devices.make_predict(functools.partial(
-      task.module.apply, train=False))
 
 
 def sgd(

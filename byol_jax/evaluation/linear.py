@@ -9,7 +9,7 @@ the test split.
 There are two ways to the embeddings. `train_on_features` takes them as given,
 extracted once; they are standardised (each dimension to mean 0 and standard
 deviation 1 over the train split), which one learning rate for any encoder
-asks for. `train_on_images` is the paper's: every batch of randomly cropped and
+asks for. `ImageTrainer` is the paper's: every batch of randomly cropped and
 flipped images goes through the encoder, and embeddings are used as they are.
 """
 
@@ -197,58 +197,70 @@ def _make_rate_fn(batch_size: int, total_steps: int) -> schedules.Schedule:
       total_steps=total_steps)
 
 
-def train_on_images(
-    encode: Callable[[Any, jax.Array], jax.Array], variables: Any,
-    batches: Iterable[dict[str, np.ndarray]], *, held_out: np.ndarray,
-    total_steps: int, embedding_size: int, num_classes: int,
-    base_learning_rates: Sequence[float], batch_size: int, momentum: float,
-    seed: int,
-) -> Heads:
-  """Trains heads on a stream of augmented images through a frozen encoder.
+class ImageTrainer:
+  """Trains heads on a stream of augmented images through a frozen encoder."""
 
-  Args:
-    encode: maps variables and images to embeddings, with running statistics.
-    variables: `params` and `batch_stats`.
-    batches: of this process: `image`, `label` and `index`; at least
-      `total_steps` of them. Divisible by the number of devices.
-    held_out: i32[M], values of `index` that must not be trained on.
-    total_steps: updates.
-    embedding_size: D.
-    num_classes: C.
-    base_learning_rates: for a batch of 256, one for each head.
-    batch_size: over all devices and processes.
-    momentum: of Nesterov's kind.
-    seed: of the initial weights.
+  def __init__(
+      self, encode: Callable[[Any, jax.Array], jax.Array], *,
+      total_steps: int, base_learning_rates: Sequence[float],
+      batch_size: int, momentum: float):
+    """Compiles when it is first used.
 
-  Returns:
-    The heads after the last step.
-  """
-  heads = create_heads(
-      jax.random.key(seed), embedding_size=embedding_size,
-      num_classes=num_classes, count=len(base_learning_rates),
-      momentum=momentum)
-  update = functools.partial(
-      update_heads, base_learning_rates=tuple(base_learning_rates),
-      learning_rate_fn=_make_rate_fn(batch_size, total_steps),
-      momentum=momentum, axis_name=devices.AXIS_NAME)
+    Args:
+      encode: maps variables and images to embeddings, with running statistics.
+      total_steps: updates.
+      base_learning_rates: for a batch of 256, one for each head.
+      batch_size: over all devices and processes.
+      momentum: of Nesterov's kind.
+    """
+    update = functools.partial(
+        update_heads, base_learning_rates=tuple(base_learning_rates),
+        learning_rate_fn=_make_rate_fn(batch_size, total_steps),
+        momentum=momentum, axis_name=devices.AXIS_NAME)
 
-  def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
-    variables, heads = state
-    heads = update(
-        heads, encode(variables, batch['image']), batch['label'],
-        batch['weight'])
-    return (variables, heads), heads.step
+    def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
+      variables, heads = state
+      heads = update(
+          heads, encode(variables, batch['image']), batch['label'],
+          batch['weight'])
+      return (variables, heads), heads.step
 
-  # Donated with the heads and handed back as they are: never copied.
-  variables = jax.tree.map(jnp.copy, variables)
-  p_step = devices.pmap_train_step(step)
-  state = devices.replicate((variables, heads))
-  weighted = itertools.islice(_weighted(batches, held_out), total_steps)
-  for n, batch in enumerate(devices.prefetch(weighted), start=1):
-    state, _ = p_step(state, batch)
-    if n % max(total_steps // 20, 1) == 0:
-      logging.info('linear: %d of %d steps', n, total_steps)
-  return jax.device_get(state[1])
+    self._p_step = devices.pmap_train_step(step)
+    self._total_steps = total_steps
+    self._count = len(base_learning_rates)
+    self._momentum = momentum
+
+  def train(
+      self, variables: Any, batches: Iterable[dict[str, np.ndarray]], *,
+      held_out: np.ndarray, embedding_size: int, num_classes: int, seed: int,
+  ) -> Heads:
+    """Trains from fresh heads.
+
+    Args:
+      variables: `params` and `batch_stats`.
+      batches: of this process: `image`, `label` and `index`; at least
+        `total_steps` of them. Divisible by the number of devices.
+      held_out: i32[M], values of `index` that must not be trained on.
+      embedding_size: D.
+      num_classes: C.
+      seed: of the initial weights.
+
+    Returns:
+      The heads after the last step.
+    """
+    heads = create_heads(
+        jax.random.key(seed), embedding_size=embedding_size,
+        num_classes=num_classes, count=self._count, momentum=self._momentum)
+    # Donated with the heads and handed back as they are: never copied.
+    variables = jax.tree.map(jnp.copy, variables)
+    state = devices.replicate((variables, heads))
+    weighted = itertools.islice(
+        _weighted(batches, held_out), self._total_steps)
+    for n, batch in enumerate(devices.prefetch(weighted), start=1):
+      state, _ = self._p_step(state, batch)
+      if n % max(self._total_steps // 20, 1) == 0:
+        logging.info('linear: %d of %d steps', n, self._total_steps)
+    return jax.device_get(state[1])
 
 
 def _weighted(

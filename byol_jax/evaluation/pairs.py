@@ -62,7 +62,7 @@ def make_batches(
   return batches
 
 
-def make_predict(network: network_lib.Network) -> features_lib.Predict:
+def make_predict(network: network_lib.Network) -> devices.Predict:
   """Maps both networks over pairs, on this host's devices.
 
   Args:
@@ -87,7 +87,7 @@ def make_predict(network: network_lib.Network) -> features_lib.Predict:
         'target_projection': target.projection}
     return jax.tree.map(lambda x: jnp.reshape(x, (-1, 2, x.shape[-1])), made)
 
-  return devices.make_predict(predict)
+  return devices.Predict(predict)
 
 
 def square_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:

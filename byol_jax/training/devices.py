@@ -91,27 +91,42 @@ def pmap_train_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
       out_axes=(None, None), donate_argnums=(0,))
 
 
-def make_predict(fn: Callable[..., Any]) -> Callable[..., Any]:
+class Predict:
   """Maps `fn(variables, images)` over this process's devices.
 
-  Args:
-    fn: maps variables and f32[b, ...] to a pytree of [b, ...].
-
-  Returns:
-    A function of variables (see `replicate`) and an array [B, ...] of the host
-    that returns arrays [B, ...] of the host. Rows are padded up to a multiple
-    of the number of devices, so any B does; each new B compiles once.
+  Rows are padded up to a multiple of the number of devices, so any number of
+  images does; each new one compiles once.
   """
-  p_fn = jax.pmap(
-      fn, axis_name=AXIS_NAME, in_axes=(None, 0), devices=jax.local_devices())
 
-  def predict(variables: Any, images: np.ndarray) -> Any:
+  def __init__(self, fn: Callable[..., Any]):
+    """`fn` maps variables and f32[b, ...] to a pytree of [b, ...]."""
+    self._p_fn = jax.pmap(
+        fn, axis_name=AXIS_NAME, in_axes=(None, 0),
+        devices=jax.local_devices())
+
+  def dispatch(
+      self, variables: Any, images: np.ndarray) -> Callable[[], Any]:
+    """Starts the devices on a batch.
+
+    Args:
+      variables: see `replicate`.
+      images: [B, ...], of the host.
+
+    Returns:
+      A function that waits for the outputs, and returns them as arrays
+      [B, ...] of the host. What is done before it is called, the devices do
+      not wait for.
+    """
     count = images.shape[0]
     padding = -count % jax.local_device_count()
-    padded = np.pad(
-        images, [(0, padding)] + [(0, 0)] * (images.ndim - 1), mode='edge')
-    outputs = jax.device_get(p_fn(variables, shard(padded)))
-    return jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[2:])[:count], outputs)
+    if padding:
+      images = np.pad(
+          images, [(0, padding)] + [(0, 0)] * (images.ndim - 1), mode='edge')
+    outputs = self._p_fn(variables, shard(images))
+    return lambda: jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:])[:count], jax.device_get(outputs))
 
-  return predict
+  def __call__(self, variables: Any, images: np.ndarray) -> Any:
+    """Dispatches and waits."""
+    return self.dispatch(variables, images)()
+

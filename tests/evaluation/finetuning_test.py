@@ -165,12 +165,3 @@ def test_a_fit_cut_short_goes_on_bit_for_bit(trainer, variables, tmp_path):
       started.append(first) or _batches(first)))
   assert started == [2]
   _assert_close(got, _fit(trainer, variables), rtol=0)
-
-
-def test_predict_is_in_evaluation_mode(variables):
-  predict = finetuning.make_predict(_task())
-  images = _batch(0)['image'][:5]
-  got = predict(devices.replicate(variables), images)
-  module = _task(axis_name=None).module
-  np.testing.assert_allclose(
-      got, module.apply(variables, images), rtol=1e-5, atol=1e-6)

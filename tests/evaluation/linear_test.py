@@ -127,14 +127,15 @@ class TrainOnImagesTest(parameterized.TestCase):
             'index': np.arange(len(label), dtype=np.int32)[rows]}
 
   def _train(self, embedding, label, held_out=(), size=256, epochs=10):
-    scale = np.float32(1.0)
-    heads = linear.train_on_images(
+    trainer = linear.ImageTrainer(
         lambda v, images: v['scale'] * images.reshape(len(images), -1),
-        {'scale': scale}, self._batches(embedding, label, size, epochs),
+        total_steps=epochs * len(label) // size,
+        base_learning_rates=(0.2, 0.1), batch_size=size, momentum=0.9)
+    self.variables = {'scale': jnp.float32(1.0)}
+    return trainer.train(
+        self.variables, self._batches(embedding, label, size, epochs),
         held_out=np.asarray(held_out, np.int32), embedding_size=16,
-        total_steps=epochs * len(label) // size, num_classes=4,
-        base_learning_rates=(0.2, 0.1), batch_size=size, momentum=0.9, seed=0)
-    return heads
+        num_classes=4, seed=0)
 
   def test_learns_on_all_devices(self):
     self.assertEqual(jax.device_count(), 4)
@@ -162,14 +163,8 @@ class TrainOnImagesTest(parameterized.TestCase):
 
   def test_variables_of_the_caller_survive(self):
     embedding, label = _separable(count=64)
-    variables = {'scale': jnp.float32(1.0)}
-    linear.train_on_images(
-        lambda v, images: v['scale'] * images.reshape(len(images), -1),
-        variables, self._batches(embedding, label, 64, 1),
-        held_out=np.zeros(0, np.int32), embedding_size=16, total_steps=1,
-        num_classes=4, base_learning_rates=(0.2,), batch_size=64,
-        momentum=0.9, seed=0)
-    self.assertEqual(float(variables['scale']), 1.0)
+    self._train(embedding, label, size=64, epochs=1)
+    self.assertEqual(float(self.variables['scale']), 1.0)
 
 
 class ChoiceTest(parameterized.TestCase):

@@ -67,12 +67,16 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
       selection.separate(splits, settings.held_out_share, subject.config.seed)
       if len(rates) > 1 else (splits.train, None))
   held_out = np.setdiff1d(train.index, fitted.index)
-  train_heads = _train_on_images if settings.augment else _train_on_features
-  heads = train_heads(
-      subject, fitted, held_out,
-      num_classes=subject.sources.train.num_classes,
-      base_learning_rates=rates, batch_size=settings.batch_size,
-      momentum=settings.momentum, seed=subject.config.seed)
+  if settings.augment:
+    heads = _train_on_images(subject, held_out, rates)
+  else:
+    heads = linear.train_on_features(
+        fitted.embedding, fitted.label,
+        np.ones(len(fitted.label), np.float32),
+        num_classes=subject.sources.train.num_classes,
+        base_learning_rates=rates, num_epochs=settings.num_epochs,
+        batch_size=settings.batch_size, momentum=settings.momentum,
+        seed=subject.config.seed)
   yield from linear.report(
       heads, linear.choose(heads, valid), splits.test,
       base_learning_rates=rates,
@@ -80,9 +84,8 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
 
 
 def _train_on_images(
-    subject: subject_lib.Subject, fitted: features_lib.Features,
-    held_out: np.ndarray, **options: Any) -> linear.Heads:
-  del fitted  # Embeddings of views that were not augmented.
+    subject: subject_lib.Subject, held_out: np.ndarray,
+    rates: tuple[float, ...]) -> linear.Heads:
   config, source = subject.config, subject.sources.train
   settings = config.linear
   total_steps = (
@@ -91,22 +94,15 @@ def _train_on_images(
       source, config, batch_size=settings.batch_size, total_steps=total_steps,
       seed=config.seed, process_index=jax.process_index(),
       process_count=jax.process_count())
-  return linear.train_on_images(
+  trainer = linear.ImageTrainer(
       lambda variables, images: subject.network.apply(
           variables, images, train=False, method='encode'),
+      total_steps=total_steps, base_learning_rates=rates,
+      batch_size=settings.batch_size, momentum=settings.momentum)
+  return trainer.train(
       subject.variables, batches.as_numpy_iterator(), held_out=held_out,
-      total_steps=total_steps, embedding_size=subject.embedding_size,
-      **options)
-
-
-def _train_on_features(
-    subject: subject_lib.Subject, fitted: features_lib.Features,
-    held_out: np.ndarray, **options: Any) -> linear.Heads:
-  del held_out  # Not among what is fitted.
-  return linear.train_on_features(
-      fitted.embedding, fitted.label,
-      np.ones(len(fitted.label), np.float32),
-      num_epochs=subject.config.linear.num_epochs, **options)
+      embedding_size=subject.embedding_size,
+      num_classes=source.num_classes, seed=config.seed)
 
 
 def _standardized(splits: features_lib.Splits) -> features_lib.Splits:

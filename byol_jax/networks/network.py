@@ -14,7 +14,10 @@ import ml_collections
 from byol_jax.networks import heads
 from byol_jax.networks import normalization
 from byol_jax.networks import resnet
+from byol_jax.networks import weight_standardization
 
+# What makes a prediction, each with a norm of its own.
+PARTS = ('encoder', 'projector', 'predictor')
 # What an EMA target consists of: a prediction is made by the online side.
 TARGET_PARTS = ('encoder', 'projector')
 
@@ -164,6 +167,30 @@ def create_encoder(
       dtype=dtype, **settings, **options)
 
 
+def to_variables(
+    config: ml_collections.ConfigDict, params: dict[str, Any]
+) -> dict[str, Any]:
+  """What a network is applied to, made ready for several passes.
+
+  Where a part's norm is `group_ws`, its kernels are standardised here, which
+  its layers would do in every pass.
+
+  Args:
+    config: of the network.
+    params: of the network, or of some of its parts.
+
+  Returns:
+    `params`, and where there are any, `standardized` kernels, no longer in it.
+  """
+  raw, standardized = dict(params), {}
+  for part in PARTS:
+    if part in params and config[f'{part}_norm'] == 'group_ws':
+      raw[part], standardized[part] = weight_standardization.split(
+          params[part], config.weight_standardization_epsilon)
+  return {'params': raw} | (
+      {weight_standardization.COLLECTION: standardized} if standardized else {})
+
+
 def apply_views(
     network: Network,
     variables: dict[str, Any],
@@ -182,7 +209,7 @@ def apply_views(
 
   Args:
     network: an unbound module.
-    variables: `params`, and `batch_stats` if it has any.
+    variables: `params`, or see `to_variables`; `batch_stats` if it has any.
     views: of equal shape, f32[B, H, W, C] in [0, 1].
     method: of the network.
     joined: take batch statistics over all views together instead.

@@ -92,6 +92,7 @@ def train_step(
     state: state_lib.TrainState,
     batch: Batch,
     *,
+    to_variables: Callable[[Any], dict[str, Any]],
     apply_views: Callable[..., Any],
     objective: Callable[..., Any],
     tx: optax.GradientTransformation,
@@ -108,6 +109,7 @@ def train_step(
     state: the same on every device. The caller donates it.
     batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1];
       `index` i32[b]; `label` i32[b] where there are labels.
+    to_variables: `networks.network.to_variables` of a config.
     apply_views: `networks.network.apply_views` of a network.
     objective: see `byol_jax.objectives`.
     tx: the optimizer.
@@ -123,16 +125,19 @@ def train_step(
     The next state, and metrics averaged over devices.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
+  # Once for all micro-batches, whose gradients are by what it returns.
+  online_variables, pull_back = jax.vjp(to_variables, state.online_params)
+  target_variables = to_variables(state.target_params)
 
-  def loss_fn(params: Any, carry: Any, micro: Batch, key: jax.Array) -> Any:
+  def loss_fn(variables: Any, carry: Any, micro: Batch, key: jax.Array) -> Any:
     online_stats, target_stats, objective_state = carry
     online_key, target_key = jax.random.split(_of_this_device(key, axis_name))
     online, online_stats = apply_views(
-        {'params': params, 'batch_stats': online_stats}, micro['views'],
+        {**variables, 'batch_stats': online_stats}, micro['views'],
         key=online_key)
     if target == 'ema':
       aim, target_stats = apply_views(
-          {'params': state.target_params, 'batch_stats': target_stats},
+          {**target_variables, 'batch_stats': target_stats},
           micro['views'], method='project', key=target_key)
     else:
       aim = online
@@ -153,7 +158,7 @@ def train_step(
 
   def micro_step(carry: Any, micro: tuple[Batch, jax.Array]) -> Any:
     grads, (carry, metrics, moments) = jax.grad(loss_fn, has_aux=True)(
-        state.online_params, carry, *micro)
+        online_variables, carry, *micro)
     return carry, (grads, metrics, moments)
 
   carry = (
@@ -168,6 +173,7 @@ def train_step(
   if axis_name is not None:
     averaged = lax.pmean(averaged, axis_name)
   grads, metrics, moments = averaged
+  (grads,) = pull_back(grads)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.online_params)
   params = optax.apply_updates(state.online_params, updates)
@@ -223,6 +229,7 @@ def make_train_step(
   """Binds `train_step` to a configuration."""
   return functools.partial(
       train_step,
+      to_variables=functools.partial(network_lib.to_variables, config),
       apply_views=functools.partial(
           network_lib.apply_views, network,
           joined=config.batch_statistics == 'joined',

@@ -2,6 +2,8 @@
 
 import collections
 
+import chex
+from flax import linen as nn
 import jax
 from jax.extend import core
 import jax.numpy as jnp
@@ -11,6 +13,9 @@ import pytest
 from byol_jax import config as config_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.networks import weight_standardization
+from byol_jax.training import optimizers
+from byol_jax.training import state as state_lib
+from byol_jax.training import step as step_lib
 
 EPSILON = 1e-5
 
@@ -86,18 +91,28 @@ def test_below_epsilon_a_kernel_is_left_small():
   assert float(jnp.std(standard)) < 0.1
 
 
-def _roots(jaxpr, found):
-  """Shapes that `rsqrt` is taken of, through all inner functions."""
+def _roots(jaxpr, found, times=1):
+  """Shapes that `rsqrt` is taken of, through all inner functions and loops."""
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == 'rsqrt':
-      found[eqn.outvars[0].aval.shape] += 1
+      found[eqn.outvars[0].aval.shape] += times
+    rounds = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
     for inner in core.jaxprs_in_params(eqn.params):
-      _roots(inner, found)
+      _roots(inner, found, times * rounds)
   return found
 
 
-def test_kernels_are_standardised_once_for_both_views():
-  """The roots of their variances have no axis of views; each is taken once."""
+def _count_of_kernels(jaxpr):
+  """How many roots of kernels' variances there are, which have no batch."""
+  roots = _roots(jaxpr.jaxpr, collections.Counter())
+  # The groups' own roots are per view and example.
+  assert any(shape[:1] == (2,) for shape in roots)
+  return sum(
+      n for shape, n in roots.items() if all(size == 1 for size in shape[:-1]))
+
+
+@pytest.fixture(name='config')
+def _config():
   config = config_lib.get_base_config()
   config.encoder, config.image_size = 'resnet10', 8
   config.resnet.update(width=1 / 4, stem='cifar')
@@ -105,21 +120,69 @@ def test_kernels_are_standardised_once_for_both_views():
   config.predictor.hidden_size = 32
   config.encoder_norm = config.projector_norm = 'group_ws'
   config.predictor_norm = 'group_ws'
+  config.batch_size = 8
   config_lib.validate(config)
+  return config
+
+
+def test_kernels_are_standardised_once_for_both_views(config):
+  """12 convolutions, and one dense layer a head."""
   network = network_lib.create_network(config, None)
   images = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
   variables = jax.eval_shape(network.init, jax.random.key(0), images)
-  jaxpr = jax.make_jaxpr(lambda v, x, y: network_lib.apply_views(
-      network, v, (x, y), momentum=0.9))(variables, images, images)
-  roots = _roots(jaxpr.jaxpr, collections.Counter())
-  of_kernels = {
-      shape: n for shape, n in roots.items()
-      if all(size == 1 for size in shape[:-1])}
-  kernels = [
-      leaf for path, leaf in jax.tree_util.tree_leaves_with_path(
-          variables['params'])
-      if path[-1].key == 'kernel' and path[-2].key != 'dense2']
-  assert len(kernels) == 14  # 12 convolutions, and one dense layer a head
-  assert sum(of_kernels.values()) == len(kernels)
-  # The groups' own roots are per view and example.
-  assert any(shape[:2] == (2, 4) for shape in roots)
+  assert _count_of_kernels(jax.make_jaxpr(
+      lambda v, x, y: network_lib.apply_views(
+          network, v, (x, y), momentum=0.9))(variables, images, images)) == 14
+
+
+@pytest.mark.parametrize('accumulation_steps', [1, 4])
+def test_a_step_standardises_each_network_once(config, accumulation_steps):
+  """Gradient included, whatever the number of micro-batches."""
+  config.accumulation_steps = accumulation_steps
+  network = network_lib.create_network(config, None)
+  tx = optimizers.create_optimizer(config, lambda _: 0.1)
+  state = jax.eval_shape(
+      lambda: state_lib.create_train_state(network, tx, config))
+  train_step = step_lib.make_train_step(
+      config, network, tx, lambda _: jnp.float32(0.1), total_steps=10)
+  image = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32)
+  batch = {'views': (image, image),
+           'index': jax.ShapeDtypeStruct((8,), jnp.int32)}
+  jaxpr = jax.make_jaxpr(train_step)(state, batch)
+  assert _count_of_kernels(jaxpr) == 14 + 13  # a target does not predict
+
+
+class _Layers(nn.Module):
+  """What a norm follows, and what none does."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = weight_standardization.StandardizedConv(4, (3, 3), name='conv1')(x)
+    x = nn.GroupNorm(2, name='norm1')(x).mean(axis=(1, 2))
+    x = weight_standardization.StandardizedDense(8, name='dense2')(x)
+    x = nn.GroupNorm(2, name='norm2')(x)
+    return nn.Dense(3, name='dense3')(x)
+
+
+def test_standardised_beforehand_is_the_same_network():
+  """In value and gradient."""
+  layers = _Layers()
+  x = jax.random.normal(jax.random.key(1), (4, 5, 5, 3))
+  params = layers.init(jax.random.key(0), x)['params']
+  assert set(params['conv1']) == {'kernel', 'bias'}
+  rest, kernels = weight_standardization.split(params, EPSILON)
+  assert set(kernels) == {'conv1', 'dense2'}
+  assert set(rest['conv1']) == {'bias'}
+  assert set(rest['dense3']) == {'kernel', 'bias'}
+
+  def loss(params, beforehand):
+    variables = {'params': params}
+    if beforehand:
+      rest, kernels = weight_standardization.split(params, EPSILON)
+      variables = {'params': rest, 'standardized': kernels}
+    y = layers.apply(variables, x)
+    return jnp.sum(y * jnp.roll(y, 1, axis=0))
+
+  grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  chex.assert_trees_all_close(
+      grad(params, True), grad(params, False), rtol=1e-4, atol=1e-5)

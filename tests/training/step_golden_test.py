@@ -131,7 +131,7 @@ def _trajectories(dtype):
         base_learning_rate=base, batch_size=BATCH, total_steps=TOTAL_STEPS,
         warmup_steps=WARMUP_STEPS)
     return step_lib.train_step(
-        state, batch,
+        state, batch, to_variables=lambda params: {'params': params},
         apply_views=functools.partial(
             network_lib.apply_views, network, momentum=.9),
         objective=regression.objective,

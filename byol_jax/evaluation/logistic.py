@@ -35,7 +35,8 @@ residuals (probability minus target): with little penalty that is the cosine
 between what the classifier gets wrong and what the features could mend. It
 does not depend on where a fit started, nor on the features' scale, and means
 the same where classes separate and the loss goes to zero. The objective is
-then above its minimum by about tolerance^2, relatively.
+then above its minimum by about tolerance^2, relatively; by more where classes
+nearly separate and the loss is flat.
 """
 
 from collections.abc import Callable
@@ -72,14 +73,6 @@ _SEARCH_STEPS = 20
 _SEARCH_SLOPE = 0.1  # a search ends at this share of the first slope
 
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    'top1': lambda scores, label: float(np.mean(
-        np.argmax(scores, axis=1) == label)),
-    'mean_per_class': accuracy.mean_per_class,
-    'map': accuracy.mean_average_precision,
-}
 
 
 def l2_values(count: int = 45) -> tuple[float, ...]:
@@ -464,8 +457,9 @@ def compute_logits(params: Params, features: np.ndarray) -> np.ndarray:
 
 
 def measure(params: Params, split: Split, metric: str) -> float:
-  """The metric, one of `METRICS`, of a labelled split of at least one row."""
-  return METRICS[metric](compute_logits(params, split.features), split.target)
+  """The metric, one of `accuracy.METRICS`, of at least one labelled row."""
+  logits = compute_logits(params, split.features)
+  return accuracy.METRICS[metric](logits, split.target)
 
 
 def choose(
@@ -475,7 +469,7 @@ def choose(
   Args:
     fits: from the strongest to the weakest, see `fit_path`.
     valid: the split that decides.
-    metric: one of `METRICS`.
+    metric: one of `accuracy.METRICS`.
   """
   best, best_value = None, -1.0
   for result in fits:
@@ -500,7 +494,7 @@ def run(
     valid: chooses the strength, and joins `train` for the last fit.
     test: is measured, once.
     num_classes: C.
-    metric: one of `METRICS`; with 'map' targets are of several labels.
+    metric: one of `accuracy.METRICS`; with 'map' targets are of several labels.
     strengths: to choose from, see `l2_values`.
     max_iterations: of each fit.
     tolerance: of each fit.

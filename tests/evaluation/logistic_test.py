@@ -9,6 +9,7 @@ from scipy import special
 from sklearn import linear_model
 
 from byol_jax import config as config_lib
+from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import logistic
 
 _SETTINGS = dict(max_iterations=1000, tolerance=1e-4)
@@ -213,7 +214,7 @@ class RunTest(parameterized.TestCase):
 
     def score(learnt, l2, split):
       _, scores = _reference(*learnt, l2, split[0])
-      return logistic.METRICS[metric](scores, split[1])
+      return accuracy.METRICS[metric](scores, split[1])
 
     values = [score(train, l2, valid) for l2 in strengths]
     self.assertEqual(figures['logistic/l2'], strengths[np.argmax(values)])

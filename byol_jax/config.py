@@ -166,7 +166,7 @@ def get_base_config() -> ml_collections.ConfigDict:
       held_out_share=0.01))  # the paper: 10 009 images
   config.logistic = ml_collections.ConfigDict(dict(  # D.2
       num_values=45, l2_range=(1e-6, 1e5), held_out_share=0.1,
-      max_iterations=1000, tolerance=1e-3))
+      max_iterations=5000, tolerance=1e-3))
   config.semi_supervised = ml_collections.ConfigDict(dict(  # C.2
       shares=(0.01, 0.1),  # of the labels
       # Instead, for each share a file: indices, or names of images, a line

@@ -267,6 +267,16 @@ def test_three_steps(name, tiny_encoder):
   assert bool(moved.get('predictor')) == (config.predictor.depth > 0)
 
 
+@pytest.mark.parametrize('name', ['norms_affine_init', 'norms_group_ws'])
+@pytest.mark.usefixtures('_compiled_in_a_moment')
+def test_three_steps_of_a_resnet_with_its_norm(name):
+  config = _tiny(name)
+  assert config.encoder_norm == config.projector_norm == name[len('norms_'):]
+  config.image_size = 8
+  moved = _take_three_steps(config, None)
+  assert any(jax.tree.leaves(moved['encoder']['group4_block1']))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ablations.ABLATIONS)
 @pytest.mark.usefixtures('_compiled_in_a_moment')

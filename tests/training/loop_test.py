@@ -80,6 +80,37 @@ def test_resuming_equals_never_stopping(
   assert figures('killed') == figures('whole')
 
 
+@pytest.fixture
+def _compiled_in_a_moment():
+  """What runs for three steps need not be fast."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.clear_caches()
+
+
+@pytest.mark.usefixtures('_compiled_in_a_moment')
+def test_resuming_a_resnet_that_started_from_data(
+    tiny_config, tmp_path, monkeypatch):
+  """Its layers are not made anew from another batch."""
+  config = tiny_config
+  config.encoder_norm = config.projector_norm = 'affine_init'
+  config.test_split = ''
+  config.total_steps, config.warmup_steps = 3, 1
+  config.checkpoint_every_steps = 2
+  # Compiled once; what comes after the last step is none of its business.
+  setup = loop.set_up(config)
+  monkeypatch.setattr(loop, 'set_up', lambda *_: setup)
+  monkeypatch.setattr(loop.final, 'evaluate_and_report', lambda *_: None)
+  expected = _pretrain(config, tmp_path / 'whole', None)
+  with monkeypatch.context() as patch:
+    _killed_at(patch, 2)
+    with pytest.raises(_Killed):
+      loop.pretrain(config, str(tmp_path / 'killed'))
+  assert (tmp_path / 'killed' / 'checkpoints' / '2').is_dir()
+  _assert_equal(expected, _pretrain(config, tmp_path / 'killed', None))
+
+
 def test_what_a_run_writes(tiny_config, tiny_encoder, tmp_path, capsys):
   tiny_config.final_protocols = ('knn',)
   _pretrain(tiny_config, tmp_path, tiny_encoder)

@@ -11,6 +11,7 @@ from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import progress as progress_lib
 
 Choice = TypeVar('Choice')
+Fit = TypeVar('Fit')
 
 
 def hold_out(index: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -74,3 +75,31 @@ def choose(
     logging.info('%d of %d choices: %s gives %.4f', number + 1, len(grid),
                  choice, figures[-1])
   return grid[int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))]
+
+
+def choose_fit(
+    grid: Sequence[Choice], fit: Callable[[Choice], Fit],
+    measure: Callable[[Fit], float], progress: progress_lib.Progress,
+) -> tuple[Choice, Fit]:
+  """`choose`, and the fit with that choice.
+
+  The best one so far is kept in memory. After an interruption, or of a grid of
+  one, it is made again, or first.
+
+  Args:
+    grid: what to choose from.
+    fit: makes a fit with a choice, the same each time.
+    measure: of a fit, on what is held out.
+    progress: see `choose`.
+  """
+  best = {}
+
+  def fit_and_measure(choice: Choice) -> float:
+    made = fit(choice)
+    figure = measure(made)
+    if figure > best.get('figure', -np.inf):
+      best.update(figure=figure, choice=choice, fit=made)
+    return figure
+
+  choice = choose(grid, fit_and_measure, progress)
+  return choice, best['fit'] if best.get('choice') == choice else fit(choice)

@@ -67,3 +67,22 @@ def test_a_sweep_goes_on_where_it_was(tmp_path):
   assert selection.choose(
       range(5), measure, progress.Progress(tmp_path, {})) == 2
   assert asked == [0, 1, 2, 'again', 3, 4]
+
+
+def test_the_chosen_fit_is_not_made_twice(tmp_path):
+  made = []
+
+  def fit(choice):
+    made.append(choice)
+    return 10 * choice
+
+  def choose(grid):
+    return selection.choose_fit(
+        grid, fit, lambda x: -abs(x - 21), progress.Progress(tmp_path, {}))
+
+  assert choose(range(4)) == (2, 20) and made == [0, 1, 2, 3]
+  # All were measured before: only the best is made again.
+  made.clear()
+  assert choose(range(4)) == (2, 20) and made == [2]
+  made.clear()
+  assert choose([5]) == (5, 50) and made == [5]

@@ -105,13 +105,13 @@ def _fine_tune(
   grid = list(itertools.product(
       settings.learning_rates, settings.num_epochs))
 
-  def measure(choice: tuple[float, int]) -> float:
-    scores, label = classifier.score(
-        fit(*choice), sources.valid or sources.train, valid)
-    return accuracy.METRICS['top1'](scores, label)
+  def measure(variables: dict[str, Any]) -> float:
+    return accuracy.METRICS['top1'](*classifier.score(
+        variables, sources.valid or sources.train, valid))
 
-  best = selection.choose(grid, measure, progress)
-  scores, label = classifier.score(fit(*best), sources.test)
+  best, variables = selection.choose_fit(
+      grid, lambda choice: fit(*choice), measure, progress)
+  scores, label = classifier.score(variables, sources.test)
   for count in accuracy.top_counts(sources.train.num_classes):
     hits = accuracy.count_hits(scores, label, count=count)
     yield f'test_top{count}', int(hits) / len(label)

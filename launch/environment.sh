@@ -6,7 +6,7 @@
 #
 # Uses Python 3.11 or 3.12 ($PYTHON, if that is set), in .venv of the project
 # (or $BYOL_JAX_VENV). What is installed already is left alone until
-# requirements.txt or setup.py change.
+# requirements.txt or setup.py change; extras add up.
 
 _find_python() {
   local candidate
@@ -37,20 +37,23 @@ _find_extras() {
 }
 
 _enter_environment() {
-  local extras=$1 project venv stamp python
+  local extras=$1 project venv requirements stamp python
   if [[ $extras == auto ]]; then
     extras=$(_find_extras)
   fi
   project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv=${BYOL_JAX_VENV:-$project/.venv}
-  stamp="$extras $(cat "$project/requirements.txt" "$project/setup.py" \
-    | cksum)"
-  if [[ $(cat "$venv/.byol_jax" 2>/dev/null) != "$stamp" ]]; then
+  requirements=$(cat "$project/requirements.txt" "$project/setup.py" | cksum)
+  stamp="$extras $requirements"
+  if ! grep --quiet --line-regexp --fixed-strings -- "$stamp" \
+      "$venv/.byol_jax" 2>/dev/null; then
     python=$(_find_python) || return 1
     echo "installing into $venv with $("$python" --version)"
     "$python" -m venv "$venv" || return 1
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       --editable "${project}[$extras]" || return 1
+    stamp=$(grep --fixed-strings -- " $requirements" "$venv/.byol_jax" \
+      2>/dev/null; echo "$stamp")
     echo "$stamp" > "$venv/.byol_jax"
   fi
   # shellcheck disable=SC1091

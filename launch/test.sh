@@ -6,6 +6,6 @@
 #   ./launch/test.sh tests/data      any arguments of pytest
 set -euo pipefail
 # shellcheck source=launch/environment.sh
-source "$(dirname "$0")/environment.sh" dev
+source "$(dirname "$0")/environment.sh" dev,onnx,torch
 ruff check .
 exec python -m pytest --numprocesses=2 --dist=loadfile --durations=10 "$@"

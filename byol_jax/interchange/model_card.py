@@ -144,18 +144,16 @@ def _evaluation(records: tuple[dict[str, Any], ...]) -> str:
   # What reads an export needs none of this.
   from byol_jax.evaluation import records as records_lib
   lines = [
-      'Of the frozen encoder unless the protocol says otherwise; accuracies '
-      'are shares\nin [0, 1].\n',
+      'Of the frozen encoder unless the protocol says otherwise; shares in '
+      'percent.\n',
       '| encoder | protocol | data | figures |', '|---|---|---|---|']
   for record in records:
     who = (
-        'random init' if record.get('random_init')
-        else f'step {record.get("step")}')
+        'random init' if record['random_init'] else f'step {record["step"]}')
     figures = ', '.join(
-        f'{name.rpartition("/")[2]} {value:.4g}'
-        for name, value in record['metrics'].items()
-        if isinstance(value, (int, float)))
+        f'{name} {records_lib.format_figure(name, value)}'
+        for name, value in records_lib.figures(record).items())
+    description = record.get('description', record['protocol'])
     lines.append(
-        f'| {who} | {records_lib.describe(record)} | '
-        f'`{record.get("data")}` | {figures} |')
+        f'| {who} | {description} | `{record["data"]}` | {figures} |')
   return '\n'.join(lines)

@@ -97,6 +97,13 @@ class EncoderTest(parameterized.TestCase):
     grad = jax.grad(lambda x: self.encode(x).sum())(jnp.asarray(self.images))
     self.assertGreater(float(jnp.abs(grad).max()), 0)
 
+  def test_within_pmap(self):
+    images = np.repeat(self.images, 4, axis=0).reshape(4, 3, 16, 16, 3)
+    got = jax.pmap(self.encode)(images)
+    np.testing.assert_allclose(
+        got.reshape(12, -1), np.repeat(self._expected(self.images), 4, axis=0),
+        rtol=1e-5, atol=1e-5)
+
   def test_other_sizes_and_types(self):
     self.assertEqual(self.encode(np.zeros((2, 24, 20, 3))).shape, (2, 32))
     half = self.encode(jnp.asarray(self.images, jnp.bfloat16))

@@ -1,0 +1,99 @@
+"""The folder of safetensors that `load_encoder` reads."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import byol_jax
+from byol_jax import config as config_lib
+from byol_jax.interchange import flax_folder
+
+
+@pytest.fixture
+def folder(tmp_path, create_encoder):
+  flax_folder.write(tmp_path, create_encoder('group_ws', padding='same'))
+  return tmp_path
+
+
+def test_gives_the_encoder_back(folder, create_encoder, create_images, embed):
+  encode = byol_jax.load_encoder(folder)
+  images = create_images(40, 32)
+  expected = embed(create_encoder('group_ws', padding='same'), images)
+  np.testing.assert_allclose(
+      encode(images), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+  assert (encode.embedding_size, encode.image_size, encode.step) == (64, 32, 3)
+
+
+def test_is_read_without_what_trains_and_saves(folder):
+  code = (
+      'import sys\n'
+      'from byol_jax import load_encoder\n'
+      f'load_encoder({str(folder)!r})\n'
+      'for name in ("orbax.checkpoint", "tensorflow", "byol_jax.training",\n'
+      '             "byol_jax.evaluation"):\n'
+      '  assert name not in sys.modules, name\n')
+  subprocess.run([sys.executable, '-c', code], check=True)
+  names = safetensors.numpy.load_file(folder / flax_folder.WEIGHTS)
+  assert {name.split('.')[1] for name in names} == {'encoder'}
+
+
+def _cut_weights(folder):
+  path = folder / flax_folder.WEIGHTS
+  path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _cut_header(folder):
+  (folder / flax_folder.WEIGHTS).write_bytes(b'12345')
+
+
+def _flip_a_byte(folder):
+  path = folder / flax_folder.WEIGHTS
+  data = bytearray(path.read_bytes())
+  data[-5] ^= 1
+  path.write_bytes(data)
+
+
+def _cut_config(folder):
+  path = folder / 'config.json'
+  path.write_text(path.read_text()[:100])
+
+
+def _remove_weights(folder):
+  (folder / flax_folder.WEIGHTS).unlink()
+
+
+def _set(**fields):
+  def change(folder):
+    facts = json.loads((folder / 'config.json').read_text())
+    facts['run']['config'].update(fields)
+    (folder / 'config.json').write_text(json.dumps(facts))
+
+  return change
+
+
+def _call_it_torch(folder):
+  path = folder / 'config.json'
+  path.write_text(path.read_text().replace('"flax"', '"torch"'))
+
+
+@pytest.mark.parametrize('damage, message', [
+    (_cut_weights, 'cut short or damaged .*: copy or export it again'),
+    (_cut_header, r'\(5 bytes\) is cut short'),
+    (_flip_a_byte, 'SHA-256 is not'),
+    (_cut_config, 'config.json is no JSON'),
+    (_remove_weights, 'model.safetensors is not there'),
+    (_set(encoder='resnet18'),
+     r'another architecture .*group1_block2.conv1.kernel has the shape '
+     r'\(not there\)'),
+    (_set(encoder_norm='batch'), 'another architecture .* batch_stats'),
+    (_set(encoder='MyEncoder'), 'custom encoder, MyEncoder: pass encoder='),
+    (_call_it_torch, "no export of format flax .* 'torch'")])
+def test_damage_is_one_clear_line(damage, message, folder):
+  damage(folder)
+  with pytest.raises(config_lib.ConfigError, match=message) as error:
+    byol_jax.load_encoder(folder)
+  assert len(str(error.value).splitlines()) == 1

@@ -12,6 +12,8 @@
 | logistic | frozen | logistic regression on features of whole images |
 | semi_supervised | fine-tuned | with 1 % and 10 % of the labels |
 | finetune | fine-tuned | with all labels |
+| segmentation | fine-tuned, frozen or both | classes of pixels |
+| depth | the same | distances of pixels |
 | all | | those that the data allows |
 
 The config is the checkpoint's; `--config.FIELD=VALUE` overrides what an

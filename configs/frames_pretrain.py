@@ -15,8 +15,8 @@ ones would often share nothing. Start from weights that know images already, if
 you have any: `--config.init_from=WORKDIR`.
 
 Cost: 5 times that of 224 pixels, about 340 GFLOP an image and step. A batch of
-256 in 8 micro-batches fits eight devices of 16 GB. Expected: not measured on
-real frames; for a made domain see docs/dense.md.
+256 in 8 micro-batches is 4 images a device on eight. Expected: not measured on
+real frames; `byol_jax/data/dense_scenes.py` makes a small domain to try it on.
 """
 
 import ml_collections

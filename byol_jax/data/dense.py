@@ -264,6 +264,7 @@ def _create_source(
     load_depth = dense_maps.make_load_depth_fn(depths.root, maps)
   return DenseSource(
       name=name, num_examples=len(files),
+      read_names=lambda: images.names,
       load=lambda index: {'image': tf.io.read_file(paths[index])},
       sizes=np.array([(f.height, f.width) for f in files], np.int32),
       map_classes=tuple(classes), load_label=load_label,

@@ -59,7 +59,7 @@ def create_record(
 def dataset_slug(data: str) -> str:
   """`tfds:cifar10:3.0.2` to `cifar10-3.0.2`, for names of files."""
   kind, _, name = data.partition(':')
-  if kind in ('folder', 'arrays'):
+  if kind in ('folder', 'arrays', 'voc', 'cityscapes', 'pairs'):
     name = pathlib.PurePath(name).stem
   elif kind != 'tfds':
     name = data

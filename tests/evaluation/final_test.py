@@ -273,7 +273,8 @@ class RecordsTest(parameterized.TestCase):
       ('tfds:cifar10', 'cifar10'), ('tfds:cifar10:3.0.2', 'cifar10-3.0.2'),
       ('tfds:imagenette/160px-v2', 'imagenette-160px-v2'),
       ('folder:/data/my birds/', 'my-birds'), ('fake', 'fake'),
-      ('arrays:/data/x.npz', 'x'), ('fake:96', 'fake-96'))
+      ('arrays:/data/x.npz', 'x'), ('fake:96', 'fake-96'),
+      ('pairs:/data/streets', 'streets'))
   def test_names_of_files(self, data, expected):
     self.assertEqual(records.dataset_slug(data), expected)
 

@@ -19,8 +19,11 @@ setuptools.setup(
     extras_require={
         'tpu': ['jax[tpu]'],
         'cuda': ['jax[cuda12]'],
-        # What the exports are tested against.
-        'interop': ['torch>=2.14', 'torchvision>=0.29', 'timm>=1.0.31'],
+        # What makes an ONNX model of an encoder, and runs it.
+        'onnx': ['tf2onnx>=1.17', 'onnxruntime>=1.24'],
+        # What exports for PyTorch are loaded by, and tested against.
+        'torch': [
+            'torch>=2.14,<2.15', 'torchvision>=0.29,<0.30', 'timm>=1.0.31'],
         'dev': [
             'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9',
             # What logistic regression and metrics are tested against.

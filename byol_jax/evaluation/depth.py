@@ -11,6 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax import config as config_lib
+
 # Of the largest error, where the loss turns from linear to quadratic.
 _THRESHOLD_SHARE = 0.2
 _RATIO = 1.25
@@ -78,10 +80,12 @@ class DepthMetrics:
     """`delta1`, `delta2`, `delta3` (shares), `rms` (metres), `rel` (a share).
 
     Raises:
-      ValueError: if no pixel was measured.
+      ConfigError: if no pixel was measured.
     """
     if not self.count:
-      raise ValueError('no pixel has a measured depth')
+      raise config_lib.ConfigError(
+          'no pixel of the depth maps to measure on has a depth above 0; '
+          'choose another config.test_split')
     shares = {
         f'delta{power}': float(self.hits[power - 1] / self.count)
         for power in (1, 2, 3)}

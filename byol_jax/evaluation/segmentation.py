@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byol_jax import config as config_lib
 from byol_jax.data.dense import IGNORED
 
 
@@ -68,11 +69,13 @@ def measure(confusions: np.ndarray) -> dict[str, float]:
   class that is in neither is left out.
 
   Raises:
-    ValueError: if not one pixel was counted.
+    ConfigError: if not one pixel was counted.
   """
   total = confusions.sum()
   if not total:
-    raise ValueError('every pixel of the label maps is ignored')
+    raise config_lib.ConfigError(
+        'every pixel of the label maps to measure on is ignored, as in splits '
+        'whose labels are kept secret; choose another config.test_split')
   return {
       'miou': float(np.nanmean(class_ious(confusions))),
       'pixel_accuracy': float(np.trace(confusions) / total)}

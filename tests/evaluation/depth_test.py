@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import depth as depth_lib
 
 
@@ -67,5 +68,5 @@ def test_metrics_by_hand():
 def test_nothing_measured():
   metrics = depth_lib.DepthMetrics()
   metrics.add(np.ones(3), np.zeros(3))
-  with pytest.raises(ValueError, match='no pixel'):
+  with pytest.raises(config_lib.ConfigError, match='no pixel'):
     metrics.compute()

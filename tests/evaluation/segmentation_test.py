@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import segmentation
 
 IGNORED = segmentation.IGNORED
@@ -35,7 +36,7 @@ def test_a_class_that_is_only_predicted_counts():
 def test_all_ignored():
   confusions = segmentation.count_confusions(
       np.array([1]), np.array([IGNORED]), 2)
-  with pytest.raises(ValueError, match='ignored'):
+  with pytest.raises(config_lib.ConfigError, match='ignored'):
     segmentation.measure(confusions)
 
 

@@ -3,6 +3,8 @@
 Each holds everything that makes its figures comparable with another's.
 """
 
+from collections.abc import Sequence
+import dataclasses
 import json
 import pathlib
 import re
@@ -121,6 +123,72 @@ def is_share(name: str) -> bool:
 def format_figure(name: str, value: float) -> str:
   """A share in percent; an error as it is."""
   return f'{100 * value:.2f}' if is_share(name) else f'{value:.3f}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """One figure of two encoders, pretrained and at random initialisation.
+
+  Attributes:
+    record: of the pretrained one, if there is one.
+    name: of the figure.
+    random_init: its value, or None.
+    pretrained: likewise.
+  """
+
+  record: Record
+  name: str
+  random_init: float | None
+  pretrained: float | None
+
+  @property
+  def gain(self) -> float | None:
+    if self.random_init is None or self.pretrained is None:
+      return None
+    return self.pretrained - self.random_init
+
+  @property
+  def data(self) -> str:
+    """What was learned from and measured on, in words."""
+    record = self.record
+    return (
+        f'{record["data"]}: {record["num_train_examples"]} of '
+        f'{record["train_split"]}, {record["num_test_examples"]} of '
+        f'{record["test_split"]}')
+
+  def cells(self) -> tuple[str, str, str]:
+    """Random initialisation, pretrained, gain; a dash for what is missing."""
+    def show(value: float | None) -> str:
+      return '–' if value is None else format_figure(self.name, value)
+
+    sign = '+' if (self.gain or 0) > 0 else ''
+    return (show(self.random_init), show(self.pretrained),
+            sign + show(self.gain))
+
+
+def compare(records: Sequence[Record]) -> list[Comparison]:
+  """Sets side by side what may be: one for each figure."""
+  pairs = {}
+  for record in records:
+    pairs.setdefault(comparable(record), {})[record['random_init']] = record
+  return [
+      Comparison(shown, name, *(
+          figures(pair[key])[name] if key in pair else None
+          for key in (True, False)))
+      for pair in pairs.values()
+      for shown in [pair.get(False) or pair[True]]
+      for name in figures(shown)]
+
+
+def markdown(records: Sequence[Record]) -> str:
+  """The comparisons as a table; shares in percent."""
+  lines = ['| protocol | data | figure | random init | pretrained | gain |',
+           '|---|---|---|---:|---:|---:|']
+  lines += [
+      '| ' + ' | '.join((
+          row.record['description'], row.data, row.name, *row.cells())) + ' |'
+      for row in compare(records)]
+  return '\n'.join(lines) + '\n'
 
 
 def table(records: list[Record]) -> str:

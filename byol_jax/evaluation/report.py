@@ -133,48 +133,24 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
   """Pretrained against random initialisation, protocol by protocol."""
   if not records:
     return ''
-  pairs = {}
-  for record in records:
-    key = records_lib.comparable(record)
-    pairs.setdefault(key, {})[record['random_init']] = record
-  rows = []
-  for pair in pairs.values():
-    shown = pair.get(False) or pair[True]
-    for name in records_lib.figures(shown):
-      values = [
-          records_lib.figures(pair[key])[name] if key in pair else None
-          for key in (True, False)]
-      rows.append([
-          (shown['description'], ''),
-          (f'{shown["data"]} {shown["test_split"]}', ''),
-          (name, 'short'), *_against(name, *values)])
-  about = (
-      'In percent, of the online encoder on the test split; '
-      f'{shown["num_train_examples"]} labelled examples to learn from, '
-      f'{shown["num_test_examples"]} to measure on, '
-      f'{shown["image_size"]} pixels, centre crop of '
-      f'{shown["test_crop_ratio"]:g}.')
+  rows = [
+      [(row.record['description'], ''), (row.data, ''), (row.name, 'short'),
+       *((cell, 'num') for cell in row.cells()[:2]),
+       (row.cells()[2], f'num {_judge(row)}'.strip())]
+      for row in records_lib.compare(records)]
   return page.section(
       'Probes', page.table(
           ('protocol', 'data', '', 'random init', 'pretrained', 'gain'), rows),
-      page.paragraph(about, 'note'))
+      page.paragraph(
+          'Of the online encoder, in percent, on centre crops of the test '
+          'split unless the protocol has another way.', 'note'))
 
 
-def _against(
-    name: str, random_init: float | None, pretrained: float | None
-) -> list[tuple[str, str]]:
-  """Cells of both figures and their difference."""
-  cells = [
-      ('–' if value is None else records_lib.format_figure(name, value), 'num')
-      for value in (random_init, pretrained)]
-  if random_init is None or pretrained is None:
-    return [*cells, ('–', 'num')]
-  gain = pretrained - random_init
-  sign = '+' if gain > 0 else ''
-  is_good = gain > 0 if records_lib.is_share(name) else gain < 0
-  return [*cells, (
-      sign + records_lib.format_figure(name, gain),
-      'num good' if is_good else 'num bad')]
+def _judge(row: records_lib.Comparison) -> str:
+  if row.gain is None:
+    return ''
+  is_good = row.gain > 0 if records_lib.is_share(row.name) else row.gain < 0
+  return 'good' if is_good else 'bad'
 
 
 def _pick(curves: Curves, **names: str) -> dict[str, history.Curve]:

@@ -1,0 +1,53 @@
+"""Records side by side, and their figures in words."""
+
+import pytest
+
+from byol_jax.evaluation import records
+
+
+def _record(random_init, k=20, **metrics):
+  metrics = metrics or {'knn/test_top1': 0.25 if random_init else 0.5}
+  return {
+      'protocol': 'knn', 'description': f'kNN, k={k}', 'settings': {'k': k},
+      'headline': next(iter(metrics)), 'metrics': metrics, 'data': 'tfds:a',
+      'train_split': 'train', 'valid_split': '', 'test_split': 'test',
+      'num_train_examples': 9, 'num_test_examples': 4, 'image_size': 8,
+      'test_crop_ratio': 1.0, 'encoder': 'resnet18', 'step': 7,
+      'random_init': random_init}
+
+
+def test_side_by_side():
+  (row,) = records.compare([_record(True), _record(False)])
+  assert (row.random_init, row.pretrained, row.gain) == (0.25, 0.5, 0.25)
+  assert row.cells() == ('25.00', '50.00', '+25.00')
+  assert row.data == 'tfds:a: 9 of train, 4 of test'
+
+
+def test_unlike_settings_do_not_meet():
+  rows = records.compare([_record(True, k=20), _record(False, k=10)])
+  assert [row.cells() for row in rows] == [
+      ('25.00', '–', '–'), ('–', '50.00', '–')]
+
+
+def test_errors_are_better_when_they_fall():
+  metrics = {'depth/test_delta1': 0.5, 'depth/test_rms': 0.25}
+  rows = records.compare([
+      _record(False, **metrics),
+      _record(True, **metrics | {'depth/test_rms': 0.75})])
+  assert [row.cells() for row in rows] == [
+      ('50.00', '50.00', '0.00'), ('0.750', '0.250', '-0.500')]
+
+
+def test_markdown():
+  assert records.markdown([_record(True), _record(False)]).splitlines()[2:] == [
+      '| kNN, k=20 | tfds:a: 9 of train, 4 of test | top-1 | 25.00 | 50.00 '
+      '| +25.00 |']
+
+
+@pytest.mark.parametrize('metric, words', [
+    ('knn/test_top1', 'top-1'), ('linear/test_top5', 'top-5'),
+    ('semi_supervised/1pct_test_top1', '1pct top-1'),
+    ('finetune/test_mean_per_class', 'mean per class'),
+    ('segmentation/frozen_test_miou', 'frozen mIoU')])
+def test_names(metric, words):
+  assert records.name_metric(metric) == words

@@ -31,6 +31,10 @@ from byol_jax.networks import network as network_lib
 
 WEIGHTS = 'model.safetensors'
 _KIND = 'flax'
+# What an encoder depends on. An export outlives the other fields of a config.
+_FIELDS = (
+    'encoder', 'resnet.', 'norm_', 'weight_standardization_', 'batch_norm_',
+    'compute_dtype', 'augment.mean', 'augment.std')
 
 _USAGE = """\
 ```python
@@ -88,6 +92,9 @@ def read(
     folder: the export.
     encoder: the Flax module, where the run was given one.
 
+  Returns:
+    The encoder; of its config, only the fields that it depends on.
+
   Raises:
     ConfigError: if it is of another format, cut short, damaged, of another
       architecture than its config says, or if `encoder` is needed.
@@ -101,7 +108,9 @@ def read(
         'a workdir, or what python -m byol_jax.export --format=flax has '
         'written')
   run = facts.get('run', {})
-  config = config_lib.from_dict(run.get('config', {}))
+  config = config_lib.from_dict({
+      name: value for name, value in config_lib.flatten(
+          run.get('config', {})).items() if name.startswith(_FIELDS)})
   if _is_custom(config) and encoder is None:
     raise config_lib.ConfigError(
         f'{folder} was pretrained with a custom encoder, {config.encoder}: '

@@ -80,6 +80,11 @@ def _call_it_torch(folder):
   path.write_text(path.read_text().replace('"flax"', '"torch"'))
 
 
+def test_outlives_the_fields_of_training(folder):
+  _set(a_field_of_old=1)(folder)
+  assert byol_jax.load_encoder(folder).embedding_size == 64
+
+
 @pytest.mark.parametrize('damage, message', [
     (_cut_weights, 'cut short or damaged .*: copy or export it again'),
     (_cut_header, r'\(5 bytes\) is cut short'),

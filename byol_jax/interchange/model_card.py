@@ -27,8 +27,8 @@ by byol_jax; this folder is its export of format `{format}`.
 - Images: float32, RGB, [0, 1], {size}.
 - Normalisation: {normalised}. Mean {mean}, standard deviation {std}, per
   channel.
-- Resize the shorter side to {resized} and take the centre {image_size}: what
-  the figures below were measured with.
+- The figures below were measured on the centre {measured_size} pixels of images
+  whose shorter side was resized to {resized}.
 - Padding of convolutions and pooling: {padding}.
 
 ## Pretraining
@@ -73,14 +73,15 @@ def write(
   (folder / 'config.json').write_text(json.dumps(
       {**(facts or {}), 'run': describe(encoder)}, indent=2) + '\n')
   config = encoder.config
+  measured_size = config.test_image_size or config.image_size
   (folder / 'README.md').write_text(_CARD.format(
       title=_title(encoder), embedding_size=encoder.embedding_size,
       format=kind, usage=usage,
       size=size or f'[B, H, W, {encoder.num_channels}], any size',
       normalised='done inside' if normalised else 'yours to do',
       mean=list(config.augment.mean), std=list(config.augment.std),
-      image_size=encoder.image_size,
-      resized=round(encoder.image_size / config.test_crop_ratio),
+      measured_size=measured_size,
+      resized=round(measured_size / config.test_crop_ratio),
       padding=_PADDINGS[config.resnet.padding],
       pretraining='\n'.join(
           f'| {name} | {value} |' for name, value in _pretraining(encoder)),

@@ -17,13 +17,14 @@ def _write(folder, encoder):
 
 
 def test_says_what_it_is(tmp_path, create_encoder):
-  encoder = create_encoder('group_ws', padding='same')
+  encoder = dataclasses.replace(
+      create_encoder('group_ws', padding='same'), image_size=64)
   encoder.config.augment.mean = (0.25, 0.5, 0.75)
   encoder.config.test_crop_ratio = 0.8
   card = _write(tmp_path, encoder)
   for fact in (
       '# resnet10, width 0.125', 'embeddings of 64 numbers', 'Read it.',
-      'Mean [0.25, 0.5, 0.75]', 'shorter side to 40 and take the centre 32',
+      'Mean [0.25, 0.5, 0.75]', 'the centre 32 pixels', 'resized to 40',
       'the odd pixel to the right', '`group_ws`', '`tfds:imagenet2012`',
       'step 3, of a run set to 1000 epochs', '| batch size | 4096 |',
       'kNN, k=200', '`tfds:cifar10`', 'top-1 43.63',

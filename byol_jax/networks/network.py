@@ -168,14 +168,15 @@ def create_encoder(
 
 
 def to_variables(
-    config: ml_collections.ConfigDict, params: dict[str, Any]
+    network: Network, config: ml_collections.ConfigDict, params: dict[str, Any]
 ) -> dict[str, Any]:
   """What a network is applied to, made ready for several passes.
 
   Where a part's norm is `group_ws`, its kernels are standardised here, which
-  its layers would do in every pass.
+  its layers would do in every pass. A user's own encoder has layers of its own.
 
   Args:
+    network: an unbound module.
     config: of the network.
     params: of the network, or of some of its parts.
 
@@ -184,7 +185,8 @@ def to_variables(
   """
   raw, standardized = dict(params), {}
   for part in PARTS:
-    if part in params and config[f'{part}_norm'] == 'group_ws':
+    is_ours = part != 'encoder' or isinstance(network.encoder, resnet.ResNet)
+    if is_ours and part in params and config[f'{part}_norm'] == 'group_ws':
       raw[part], standardized[part] = weight_standardization.split(
           params[part], config.weight_standardization_epsilon)
   return {'params': raw} | (

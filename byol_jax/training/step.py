@@ -109,7 +109,7 @@ def train_step(
     state: the same on every device. The caller donates it.
     batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1];
       `index` i32[b]; `label` i32[b] where there are labels.
-    to_variables: `networks.network.to_variables` of a config.
+    to_variables: `networks.network.to_variables` of a network.
     apply_views: `networks.network.apply_views` of a network.
     objective: see `byol_jax.objectives`.
     tx: the optimizer.
@@ -229,7 +229,8 @@ def make_train_step(
   """Binds `train_step` to a configuration."""
   return functools.partial(
       train_step,
-      to_variables=functools.partial(network_lib.to_variables, config),
+      to_variables=functools.partial(
+          network_lib.to_variables, network, config),
       apply_views=functools.partial(
           network_lib.apply_views, network,
           joined=config.batch_statistics == 'joined',

@@ -186,3 +186,22 @@ def test_standardised_beforehand_is_the_same_network():
   grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
   chex.assert_trees_all_close(
       grad(params, True), grad(params, False), rtol=1e-4, atol=1e-5)
+
+
+class _Users(nn.Module):
+  """Names as ours, layers of its own."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(4, (3, 3), name='conv1')(x)
+    return nn.GroupNorm(2, name='norm1')(x).mean(axis=(1, 2))
+
+
+def test_a_users_own_kernels_are_left_alone(config):
+  network = network_lib.create_network(config, None, _Users())
+  x = jnp.zeros((4, 8, 8, 3))
+  params = network.init(jax.random.key(0), x)['params']
+  variables = network_lib.to_variables(network, config, params)
+  assert variables['params']['encoder'] is params['encoder']
+  assert set(variables['standardized']) == {'projector', 'predictor'}
+  network.apply(variables, x)

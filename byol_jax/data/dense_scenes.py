@@ -6,10 +6,11 @@ writes DIR/unlabelled/ (frames to pretrain on, as `folder:DIR/unlabelled`) and
 DIR/train, DIR/test and DIR/classes.txt, as `pairs:DIR`. The same arguments
 give the same pixels.
 
-A scene is a wall above a floor with things before them. What a thing is, its
-outline and its texture say together; colours say nothing. Depth grows up the
-floor to the wall; a thing stands upright where its lower edge meets the floor,
-the smaller the further.
+A scene is a wall above a floor, both grey, with several things of one kind
+before them. What kind that is, outline and texture say together; colours say
+nothing. So two crops of a scene have in common what its things are, which is
+what pretraining can find. Depth grows up the floor to the wall; a thing stands
+upright where its lower edge meets the floor, the smaller the further.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from PIL import Image
 
 CLASSES = ('background', 'disc', 'square', 'triangle', 'ring', 'cross')
 NEAR, FAR = 1.0, 8.0  # metres, the floor's at the lower edge, and the wall's
-_MAX_THINGS = 4
+_THINGS = 2, 5  # at least, at most
+_GREYS = 100, 150  # of walls and floors, of 255
 _NOISE = 8.0  # of 255
 
 
@@ -50,15 +52,14 @@ def make_scene(seed: Sequence[int] | int, height: int, width: int) -> Scene:
   # the horizon, cut off at the wall.
   below = np.maximum(y - horizon, 1e-3) / (height - horizon)
   depth = np.where(on_floor, np.minimum(NEAR / below, FAR), FAR)
-  colors = rng.uniform(60, 200, (2, 1, 1, 3))
-  image = np.where(on_floor[..., None], *colors)
-  image = image * rng.uniform(0.8, 1.2, 3)
+  image = np.where(on_floor[..., None], *rng.uniform(*_GREYS, 2))
+  image = np.repeat(image, 3, axis=2)
   label = np.zeros((height, width), np.uint8)
 
-  count = rng.integers(1, _MAX_THINGS + 1)
+  number = int(rng.integers(1, len(CLASSES)))
+  count = rng.integers(_THINGS[0], _THINGS[1] + 1)
   distances = np.sort(rng.uniform(1.2 * NEAR, 0.6 * FAR, count))[::-1]
   for distance in distances:  # the nearest last, before all others
-    number = int(rng.integers(1, len(CLASSES)))
     radius = 0.3 * height / distance**0.5
     foot = horizon + (height - horizon) * NEAR / distance
     center = foot - radius, rng.uniform(0, width)

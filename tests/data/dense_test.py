@@ -303,17 +303,17 @@ def test_scenes(tmp_path):
   """The same every time, with all classes, near things before far ones."""
   for name in ('a', 'b'):
     dense_scenes.write_scenes(
-        str(tmp_path / name), num_unlabelled=1, num_train=6, num_test=1,
+        str(tmp_path / name), num_unlabelled=1, num_train=20, num_test=1,
         height=24, width=32)
   source = _open(f'pairs:{tmp_path / "a"}')
   assert source.map_classes == dense_scenes.CLASSES
   again = _open(f'pairs:{tmp_path / "b"}')
-  for i in range(6):
+  for i in range(20):
     np.testing.assert_array_equal(source.load_depth(i), again.load_depth(i))
     np.testing.assert_array_equal(
         pipeline.read_image(source, i), pipeline.read_image(again, i))
     depth = source.load_depth(i).numpy()
     assert dense_scenes.NEAR <= depth.min() and depth.max() <= dense_scenes.FAR
-  classes = np.concatenate([np.unique(source.load_label(i)) for i in range(6)])
+  classes = np.concatenate([np.unique(source.load_label(i)) for i in range(20)])
   assert set(classes) == set(range(6))
   assert _open(f'folder:{tmp_path / "a" / "unlabelled"}').num_examples == 1

@@ -1,6 +1,7 @@
 """The end of a run: its encoder against the same one at random."""
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import json
 import pathlib
@@ -81,6 +82,8 @@ class FinalEvaluator:
           random_init=random_init))
     if directory:
       shutil.rmtree(directory, ignore_errors=True)
+      with contextlib.suppress(OSError):  # another evaluation's work is there
+        pathlib.Path(self._progress_directory).rmdir()
     return made, subject
 
 

@@ -1,13 +1,15 @@
 """Whether a run has collapsed: the signs, in words, and the known causes.
 
 A run has collapsed where embeddings or projections are nearly one point, or
-embeddings use hardly a direction. Projections that do, and are spread along
-them, are a sign of another kind: dimensional collapse (Jing et al. 2022,
-"Understanding dimensional collapse"), which the encoder below may survive.
+embeddings use hardly a direction. Projections that use two or three, and are
+spread along them, are a sign of another kind: dimensional collapse (Jing et al.
+2022, "Understanding dimensional collapse"), which the encoder below may
+survive.
 """
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import ml_collections
@@ -31,6 +33,8 @@ THRESHOLDS = {
     'diagnostics/projection_rank': 3.0,
 }
 _OF_FEW_DIRECTIONS = 'diagnostics/projection_rank'
+# Fewer than this are one: a line is no space to tell images apart in.
+_A_LINE = 1.5
 
 
 def find_signs(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -72,8 +76,9 @@ def judge(metrics: Mapping[str, float]) -> dict[str, Any]:
   if not metrics.keys() & THRESHOLDS.keys():
     return {}
   signs = find_signs(metrics)
+  few = metrics.get(_OF_FEW_DIRECTIONS, math.inf)
   return {
-      'collapsed': bool(signs.keys() - {_OF_FEW_DIRECTIONS}),
+      'collapsed': bool(signs.keys() - {_OF_FEW_DIRECTIONS}) or few < _A_LINE,
       'signs': list(signs.values())}
 
 

@@ -57,11 +57,20 @@ class SignsTest(parameterized.TestCase):
     healthy = {other: 50.0 for other in collapse.THRESHOLDS}
     self.assertEqual(
         collapse.judge(healthy), {'collapsed': False, 'signs': []})
-    judged = collapse.judge(healthy | {name: 0.001})
+    judged = collapse.judge(
+        healthy | {name: 0.001 if name.endswith('std') else 2.6})
     self.assertEqual(
         judged['collapsed'], name != 'diagnostics/projection_rank')
     (sign,) = judged['signs']
     self.assertIn(name, sign)
+
+  @parameterized.parameters((0.0, True), (1.1, True), (2.6, False))
+  def test_projections_on_a_line_have_collapsed(self, rank, expected):
+    """Although they may be spread along it; on three axes it is a sign."""
+    judged = collapse.judge({
+        'train/projection_std': 0.8, 'diagnostics/projection_rank': rank})
+    self.assertEqual(judged['collapsed'], expected)
+    self.assertLen(judged['signs'], 1)
 
   def test_nothing_measured_is_not_judged(self):
     self.assertEqual(collapse.judge({'train/loss': 1.0}), {})

@@ -198,12 +198,17 @@ def test_a_slip_is_found_before_the_first_run(grid):
   assert grid.refuse('--names=byol', '--seeds=0,1').startswith(
       "error: --seeds has '0,1', expected numbers")
   assert grid.refuse('--names=').startswith('error: no runs')
+  assert 'expected --seeds' in grid.refuse('--config.seed=3')
 
 
 def test_a_workdir_is_for_one_set_of_overrides(grid):
   arguments = '--names=byol', '--seeds=0'
-  grid.run(*arguments, '--config.num_epochs=2')
-  grid.run(*arguments, '--config.num_epochs=2')
+  # Nothing has run with a slip.
+  grid.run(*arguments, '--config.num_epoch=2', code=1, FAIL='byol-0')
+  overrides = '--config.num_epochs=2', "--config.data='fake'"
+  grid.run(*arguments, *overrides)
+  (grid.workdir / 'byol-0' / 'config.json').write_text('{}')
+  grid.run(*arguments, *overrides[::-1])
   for others in ((), ('--config.num_epochs=3',)):
     process = grid.start(*arguments, *others)
     _, err = process.communicate(timeout=60)

@@ -206,6 +206,8 @@ def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
   config, network, state = (_initialise if is_random else _restore)(overrides)
 
   # Imported here, so that --help and a wrong path answer at once.
+  import jax
+
   from byol_jax.evaluation import features
   from byol_jax.evaluation import final
   from byol_jax.evaluation import records
@@ -215,16 +217,20 @@ def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
   evaluator = final.FinalEvaluator(
       config, network, sources, names,
       progress_directory=output and f'{output}/evaluations/unfinished')
+  def write(record: records.Record) -> None:
+    if output and not jax.process_index():
+      print(f'wrote {records.write(output, record)}')
+
   made, _ = evaluator.run(
       features.online_variables(state), step=int(state.step),
       checkpoint='' if is_random else _CHECKPOINT.value,
-      random_init=is_random)
+      random_init=is_random, on_record=write)
+  if jax.process_index():
+    return
   print(f'{config.data}, {config.encoder}; learns from '
         f'{config.train_split!r} ({made[0]["num_train_examples"]}), measured '
         f'on {config.test_split!r} ({made[0]["num_test_examples"]})')
   print(records.table(made))
-  for record in made if output else ():
-    print(f'wrote {records.write(output, record)}')
 
 
 if __name__ == '__main__':

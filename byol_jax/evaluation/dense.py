@@ -84,7 +84,9 @@ def run(
     their names.
   """
   for frozen in subject.config[task.name].freeze_encoder:
-    for key, value in _run_once(subject, task, frozen):
+    figures = subject.open_progress(f'{task.name}_{_kind(frozen)}').keep(
+        'figures', functools.partial(_run_once, subject, task, frozen))
+    for key, value in figures.items():
       yield name_metric(subject.config, task.name, frozen, key), value
 
 
@@ -117,8 +119,7 @@ def _run_once(
 ) -> Iterator[tuple[str, float]]:
   config, sources, kind = subject.config, subject.sources, _kind(frozen)
   settings = config[task.name]
-  progress = subject.open_progress(f'{task.name}_{kind}', {
-      'settings': settings.to_dict()})
+  progress = subject.open_progress(f'{task.name}_{kind}')
   valid = fitted = None
   if sources.valid is None:
     everything = np.arange(sources.train.num_examples)
@@ -143,7 +144,6 @@ def _run_once(
   for name, value in figures.items():
     yield f'test_{name}', value
   yield 'learning_rate', float(best)
-  progress.finish()
 
 
 class _Fitter:

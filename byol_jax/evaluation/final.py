@@ -1,5 +1,6 @@
 """The end of a run: its encoder against the same one at random."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import functools
@@ -11,6 +12,7 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import ml_collections
 
 from byol_jax.data import examples
@@ -45,6 +47,7 @@ class FinalEvaluator:
     """
     for name in names:
       protocols.get(name).check(config, sources)
+    self._config = config
     self._names = tuple(names)
     self._extractor = subject_lib.Extractor(config, network, sources)
     self._make_subject = functools.partial(
@@ -55,6 +58,7 @@ class FinalEvaluator:
   def run(
       self, variables: Any, *, step: int, checkpoint: str = '',
       random_init: bool = False,
+      on_record: Callable[[records.Record], None] = lambda _: None,
   ) -> tuple[list[records.Record], subject_lib.Subject]:
     """Evaluates one encoder.
 
@@ -63,28 +67,38 @@ class FinalEvaluator:
       step: that they stand at.
       checkpoint: the workdir they come from, for the record.
       random_init: whether they never learned anything.
+      on_record: called with each record as soon as there is one.
 
     Returns:
       One record for each protocol, and what they were given.
     """
-    identity = 'random_init' if random_init else f'step{step}'
     directory = self._progress_directory and (
-        f'{self._progress_directory}/{identity}')
+        f'{self._progress_directory}/'
+        f'{subject_lib.identify(self._config, variables)}')
     subject = self._make_subject(
-        variables=variables, progress_directory=directory, identity=identity)
+        variables=variables, progress_directory=directory)
+    results = subject.open_progress('results')
     made = []
     for name in self._names:
-      metrics = {
-          key: float(value)
-          for key, value in protocols.get(name).run(subject)}
+      metrics = results.keep(
+          name, functools.partial(protocols.get(name).run, subject))
       made.append(records.create_record(
           name, subject, metrics, checkpoint=checkpoint, step=step,
           random_init=random_init))
+      on_record(made[-1])
     if directory:
-      shutil.rmtree(directory, ignore_errors=True)
-      with contextlib.suppress(OSError):  # another evaluation's work is there
-        pathlib.Path(self._progress_directory).rmdir()
+      _remove(pathlib.Path(directory))
     return made, subject
+
+
+def _remove(directory: pathlib.Path) -> None:
+  """Unfinished work that is finished, once no process needs it."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('evaluated')
+  if not jax.process_index():
+    shutil.rmtree(directory)
+    with contextlib.suppress(OSError):  # another evaluation's work is there
+      directory.parent.rmdir()
 
 
 def evaluate_and_report(

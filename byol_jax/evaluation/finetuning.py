@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import functools
+import shutil
 from typing import Any
 
 from absl import logging
@@ -144,6 +145,8 @@ class Trainer:
     finally:
       if saved:
         saved.close()
+    if saved and not jax.process_index():
+      shutil.rmtree(saved.directory)  # A sweep makes many.
     return jax.device_get(state.variables)
 
   def _create_state(

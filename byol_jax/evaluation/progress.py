@@ -1,10 +1,10 @@
 """What a long job has done so far, on disk until the whole of it is done."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import io
-import json
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -14,30 +14,17 @@ import numpy as np
 class Progress:
   """Results of a job's parts, by name.
 
-  Each process keeps its own, so that none waits for another's file. Results of
-  a job with other settings are thrown away.
+  Each process keeps its own, so that none waits for another's file. Whose work
+  it is, the directory has to say: what is found there is taken as it is.
   """
 
-  def __init__(
-      self, directory: str | pathlib.Path | None,
-      settings: Mapping[str, Any] | None = None):
-    """Opens what is there.
-
-    Args:
-      directory: of this job; None: nothing is kept.
-      settings: JSON's types; results of any others are of another job.
-    """
+  def __init__(self, directory: str | pathlib.Path | None):
+    """Opens what is there; None: nothing is kept."""
     self._directory = None
-    if directory is None:
-      return
-    self._directory = pathlib.Path(directory) / f'process{jax.process_index()}'
-    note = json.dumps(settings, sort_keys=True)
-    path = self._directory / 'settings.json'
-    if self._directory.exists() and (
-        not path.exists() or path.read_text() != note):
-      shutil.rmtree(self._directory)
-    self._directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(note)
+    if directory is not None:
+      self._directory = (
+          pathlib.Path(directory) / f'process{jax.process_index()}')
+      self._directory.mkdir(parents=True, exist_ok=True)
 
   def get(self, name: str) -> dict[str, Any] | None:
     """What `put` was given, as NumPy arrays; None if there is nothing."""
@@ -60,6 +47,16 @@ class Progress:
     unfinished.write_bytes(contents.getvalue())
     unfinished.rename(path)
 
+  def keep(
+      self, name: str, run: Callable[[], Iterable[tuple[str, float]]]
+  ) -> dict[str, float]:
+    """The figures that were put there, or else those of `run`, put there."""
+    figures = self.get(name)
+    if figures is None:
+      figures = dict(run())
+      self.put(name, figures)
+    return {key: float(value) for key, value in figures.items()}
+
   def place(self, name: str) -> str | None:
     """A directory for what saves itself, such as a fit's checkpoints.
 
@@ -68,16 +65,3 @@ class Progress:
     if self._directory is None:
       return None
     return str(self._directory.parent / name)
-
-  def child(self, name: str) -> 'Progress':
-    """Of a part that has parts itself."""
-    child = Progress(None)
-    if self._directory is not None:
-      child._directory = self._directory / name
-      child._directory.mkdir(exist_ok=True)
-    return child
-
-  def finish(self) -> None:
-    """Throws all of it away: the job is done, and its result elsewhere."""
-    if self._directory is not None:
-      shutil.rmtree(self._directory.parent, ignore_errors=True)

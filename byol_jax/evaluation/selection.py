@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from absl import logging
+import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from byol_jax.evaluation import features as features_lib
@@ -65,16 +67,27 @@ def choose(
   """
   if len(grid) == 1:
     return grid[0]
-  figures = []
+  figures = _read_figures(len(grid), progress)
   for number, choice in enumerate(grid):
-    done = progress.get(f'choice{number}')
-    if done is None:
-      done = {'figure': measure(choice)}
-      progress.put(f'choice{number}', done)
-    figures.append(float(done['figure']))
+    if np.isnan(figures[number]):
+      figures[number] = np.nan_to_num(measure(choice), nan=-1.0)
+      progress.put(f'choice{number}', {'figure': figures[number]})
     logging.info('%d of %d choices: %s gives %.4f', number + 1, len(grid),
-                 choice, figures[-1])
-  return grid[int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))]
+                 choice, figures[number])
+  return grid[int(np.argmax(figures))]
+
+
+def _read_figures(count: int, progress: progress_lib.Progress) -> np.ndarray:
+  """What is measured already, f64[count]; NaN what is not.
+
+  Fits are made by all processes together, so that what is left to do has to be
+  the same for all: what the first process has.
+  """
+  found = [progress.get(f'choice{number}') for number in range(count)]
+  figures = np.array([f['figure'] if f else np.nan for f in found])
+  if jax.process_count() > 1:
+    figures = multihost_utils.broadcast_one_to_all(figures)
+  return np.array(figures, np.float64)
 
 
 def choose_fit(

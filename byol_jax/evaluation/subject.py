@@ -3,12 +3,16 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import hashlib
+import json
+import pathlib
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
+from byol_jax import config as config_lib
 from byol_jax.data import examples
 from byol_jax.data import sources as sources_lib
 from byol_jax.evaluation import features as features_lib
@@ -78,8 +82,8 @@ class Subject:
     variables: `params` and `batch_stats` of the online network.
     sources: with labels, or whatever the protocol has checked them for.
     extractor: of features.
-    progress_directory: where unfinished work is kept; None: nowhere.
-    identity: of the encoder: whose unfinished work is this one's.
+    progress_directory: where unfinished work of this very encoder, config and
+      number of processes is kept; None: nowhere.
   """
 
   config: ml_collections.ConfigDict
@@ -88,26 +92,17 @@ class Subject:
   sources: Sources
   extractor: Extractor
   progress_directory: str | None = None
-  identity: str = ''
 
-  def open_progress(
-      self, name: str, settings: dict[str, Any]) -> progress_lib.Progress:
-    """Unfinished work of a job, by its name and settings."""
-    directory = self.progress_directory and (
-        f'{self.progress_directory}/{name}')
-    config = self.config
-    return progress_lib.Progress(directory, settings | {
-        'encoder': self.identity, 'data': config.data,
-        'splits': [config.train_split, config.valid_split, config.test_split],
-        'sizes': [config.image_size, config.test_image_size],
-        'test_crop_ratio': config.test_crop_ratio, 'seed': config.seed,
-        'evaluate_batch_size': config.evaluate_batch_size})
+  def open_progress(self, name: str) -> progress_lib.Progress:
+    """Unfinished work of a part of the job."""
+    return progress_lib.Progress(
+        self.progress_directory and f'{self.progress_directory}/{name}')
 
   @functools.cached_property
   def splits(self) -> features_lib.Splits:
     """Features of every split, extracted when first asked for."""
     return self.extractor.run(
-        self.variables, lambda name: self.open_progress(f'features_{name}', {}))
+        self.variables, lambda name: self.open_progress(f'features_{name}'))
 
   @functools.cached_property
   def embedding_size(self) -> int:
@@ -118,3 +113,19 @@ class Subject:
     return jax.eval_shape(
         functools.partial(self.network.apply, method='encode'),
         self.variables, images).shape[-1]
+
+
+def identify(config: ml_collections.ConfigDict, variables: Any) -> str:
+  """A name for an evaluation: another's unfinished work has another.
+
+  Made of the whole config, the contents of files it names, the encoder's
+  weights and the number of processes, which share the examples.
+  """
+  digest = hashlib.sha256(json.dumps(
+      [config_lib.to_dict(config), jax.process_count()],
+      sort_keys=True).encode())
+  for path in config.semi_supervised.subsets:
+    digest.update(pathlib.Path(path).expanduser().read_bytes())
+  for leaf in jax.tree.leaves(jax.device_get(variables)):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:16]

@@ -151,9 +151,7 @@ def test_sweep_frozen_and_resumed(config, tmp_path, monkeypatch):
       'segmentation/frozen_learning_rate': 0.3}
   sweep, final = [(rate, 13) for rate in (0.1, 0.2, 0.3)], [(0.2, None)]
   assert fitted == (
-      sweep + final + sweep[:1] + ['cut short']
-      + sweep + final + sweep[1:] + [(0.3, None)])
-  assert not any(tmp_path.iterdir())
+      sweep + final + sweep[:1] + ['cut short'] + sweep[1:] + [(0.3, None)])
 
 
 @pytest.mark.slow

@@ -1,45 +1,38 @@
 """Unfinished work: kept, found again, thrown away."""
 
+import pathlib
+
 import numpy as np
 
 from byol_jax.evaluation import progress
 
 
 def test_what_was_put_is_found_again(tmp_path):
-  progress.Progress(tmp_path, {'a': 1}).put(
+  progress.Progress(tmp_path).put(
       'one', {'x': np.arange(3), 'y': 0.5, 'z': True})
-  found = progress.Progress(tmp_path, {'a': 1}).get('one')
+  found = progress.Progress(tmp_path).get('one')
   np.testing.assert_array_equal(found['x'], [0, 1, 2])
   assert found['y'] == 0.5 and found['z']
-  assert progress.Progress(tmp_path, {'a': 1}).get('two') is None
-
-
-def test_other_settings_are_another_job(tmp_path):
-  progress.Progress(tmp_path, {'a': 1}).put('one', {'x': 1})
-  assert progress.Progress(tmp_path, {'a': 2}).get('one') is None
-  assert progress.Progress(tmp_path, {'a': 1}).get('one') is None
+  assert progress.Progress(tmp_path).get('two') is None
 
 
 def test_half_a_file_is_none(tmp_path):
-  job = progress.Progress(tmp_path, {})
+  job = progress.Progress(tmp_path)
   job.put('one', {'x': 1})
   (path,) = tmp_path.rglob('one.npz')
   path.rename(path.with_suffix('.tmp'))  # killed before the last move
   assert job.get('one') is None
   job.put('one', {'x': 2})
-  assert progress.Progress(tmp_path, {}).get('one')['x'] == 2
+  assert progress.Progress(tmp_path).get('one')['x'] == 2
 
 
-def test_finished(tmp_path):
-  job = progress.Progress(tmp_path / 'job', {})
-  job.put('one', {'x': 1})
-  assert job.place('fit').startswith(str(tmp_path / 'job'))
-  job.finish()
-  assert not (tmp_path / 'job').exists()
+def test_a_place_is_not_among_what_was_put(tmp_path):
+  job = progress.Progress(tmp_path / 'job')
+  assert pathlib.Path(job.place('fit')).parent == tmp_path / 'job'
+  assert job.get('fit') is None
 
 
 def test_nowhere():
   job = progress.Progress(None)
   job.put('one', {'x': 1})
   assert job.get('one') is None and job.place('fit') is None
-  job.finish()

@@ -61,11 +61,11 @@ def test_a_sweep_goes_on_where_it_was(tmp_path):
     return -abs(choice - 2.2)
 
   with pytest.raises(KeyboardInterrupt):
-    selection.choose(range(5), measure, progress.Progress(tmp_path, {}))
+    selection.choose(range(5), measure, progress.Progress(tmp_path))
   assert asked == [0, 1, 2]
   asked.append('again')
   assert selection.choose(
-      range(5), measure, progress.Progress(tmp_path, {})) == 2
+      range(5), measure, progress.Progress(tmp_path)) == 2
   assert asked == [0, 1, 2, 'again', 3, 4]
 
 
@@ -78,7 +78,7 @@ def test_the_chosen_fit_is_not_made_twice(tmp_path):
 
   def choose(grid):
     return selection.choose_fit(
-        grid, fit, lambda x: -abs(x - 21), progress.Progress(tmp_path, {}))
+        grid, fit, lambda x: -abs(x - 21), progress.Progress(tmp_path))
 
   assert choose(range(4)) == (2, 20) and made == [0, 1, 2, 3]
   # All were measured before: only the best is made again.

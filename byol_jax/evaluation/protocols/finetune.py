@@ -66,8 +66,7 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
       subject, momentum=settings.momentum,
       batch_norm_momentum=batch_norm_momentum(
           sources.train.num_examples / settings.batch_size))
-  progress = subject.open_progress('finetune', {
-      'settings': settings.to_dict(), 'metric': config.metric})
+  progress = subject.open_progress('finetune')
   everything = np.arange(sources.train.num_examples)
   valid = None if sources.valid is not None else selection.hold_out(
       everything, settings.held_out_share, config.seed)
@@ -96,4 +95,3 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
       *classifier.score(variables, sources.test))
   yield 'finetune/learning_rate', float(best[0])
   yield 'finetune/weight_decay', float(best[1])
-  progress.finish()

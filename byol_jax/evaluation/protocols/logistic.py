@@ -52,15 +52,12 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
   train, valid = selection.separate(
       subject.splits, settings.held_out_share, config.seed)
   low, high = settings.l2_range
-  progress = subject.open_progress('logistic', {
-      'settings': settings.to_dict(), 'metric': config.metric})
   yield from logistic.run(
       *(_split(features) for features in (train, valid, subject.splits.test)),
       num_classes=subject.sources.train.num_classes, metric=config.metric,
       strengths=np.geomspace(high, low, settings.num_values).tolist(),
       max_iterations=settings.max_iterations, tolerance=settings.tolerance,
-      progress=progress)
-  progress.finish()
+      progress=subject.open_progress('logistic'))
 
 
 def _split(features: features_lib.Features) -> logistic.Split:

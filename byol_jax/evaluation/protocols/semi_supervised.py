@@ -1,6 +1,7 @@
 """Fine-tuning on a share of the labels (paper, section 4.2 and C.2)."""
 
 from collections.abc import Iterator
+import functools
 import itertools
 import math
 from typing import Any
@@ -74,11 +75,14 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
     subset = label_subset.choose(
         train, labels, share, seed=config.seed,
         path=settings.subsets[number] if settings.subsets else None)
-    rest = np.setdiff1d(np.arange(len(labels)), subset)
-    valid = (None if subject.sources.valid is not None else
-             selection.hold_out(rest, settings.held_out_share, config.seed))
-    found = _fine_tune(subject, classifier, subset, valid, name)
-    for key, value in found:
+    valid = None
+    if subject.sources.valid is None:
+      rest = np.setdiff1d(np.arange(len(labels)), subset)
+      valid = selection.hold_out(rest, settings.held_out_share, config.seed)
+    found = subject.open_progress(f'semi_supervised_{name}').keep(
+        'figures', functools.partial(
+            _fine_tune, subject, classifier, subset, valid, name))
+    for key, value in found.items():
       yield f'semi_supervised/{name}_{key}', value
 
 
@@ -88,8 +92,7 @@ def _fine_tune(
 ) -> Iterator[tuple[str, float]]:
   """Of one subset, chosen on `valid` rows of train, or the valid split."""
   settings, sources = subject.config.semi_supervised, subject.sources
-  progress = subject.open_progress(f'semi_supervised_{name}', {
-      'settings': settings.to_dict()})
+  progress = subject.open_progress(f'semi_supervised_{name}')
   batch_size = min(
       settings.batch_size,
       max(len(subset) // jax.device_count(), 1) * jax.device_count())
@@ -117,4 +120,3 @@ def _fine_tune(
     yield f'test_top{count}', int(hits) / len(label)
   yield 'learning_rate', float(best[0])
   yield 'num_epochs', float(best[1])
-  progress.finish()

@@ -15,6 +15,7 @@ from byol_jax.evaluation import final
 from byol_jax.evaluation import records
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.evaluation.protocols import finetune
+from byol_jax.evaluation.protocols import logistic
 from byol_jax.networks import network as network_lib
 
 _CLASSES = 3
@@ -67,11 +68,12 @@ def _initialise(config, encoder):
   return network, network.init(jax.random.key(0), images)
 
 
-def _evaluate(config, encoder, names, sources, directory=None):
+def _evaluate(
+    config, encoder, names, sources, directory=None, **options):
   network, variables = _initialise(config, encoder)
   made, _ = final.FinalEvaluator(
       config, network, sources, names, progress_directory=directory).run(
-          variables, step=7)
+          variables, step=7, **options)
   return {record['protocol']: record for record in made}
 
 
@@ -144,7 +146,7 @@ def test_features_go_on_where_they_were(
   extractor = subject_lib.Extractor(config, network, sources)
   subject = subject_lib.Subject(
       config, network, variables, sources, extractor,
-      progress_directory=str(tmp_path), identity='step7')
+      progress_directory=str(tmp_path))
   whole = subject.splits
   first = sorted(tmp_path.glob('features_train/process0/part*.npz'))
   assert len(first) == 6
@@ -157,9 +159,50 @@ def test_features_go_on_where_they_were(
               f'features: {n} batches' for n in (4, 5, 6)]
   np.testing.assert_array_equal(again.train.embedding, whole.train.embedding)
   np.testing.assert_array_equal(again.train.label, whole.train.label)
-  # Another encoder's are not these.
-  other = dataclasses.replace(subject, identity='step8')
-  assert other.open_progress('features_train', {}).get('part0') is None
+
+
+def test_unfinished_work_is_of_one_encoder_and_config(
+    config, tiny_encoder, tmp_path):
+  _, variables = _initialise(config, tiny_encoder)
+  name = subject_lib.identify(config, variables)
+  assert name == subject_lib.identify(config, jax.device_get(variables))
+  others = [
+      subject_lib.identify(config, jax.tree.map(lambda x: x + 1e-6, variables))]
+  for field, value in (
+      ('seed', 7), ('resnet.width', 0.5), ('finetune.num_steps', 7),
+      ('augment.view1.crop_area_range', (0.1, 1.0)),
+      ('semi_supervised.subsets', (str(tmp_path / 'list'),))):
+    (tmp_path / 'list').write_text('1')
+    other = config.copy_and_resolve_references()
+    config_lib.set_field(other, field, value)
+    others.append(subject_lib.identify(other, variables))
+  (tmp_path / 'list').write_text('2')
+  others.append(subject_lib.identify(other, variables))
+  assert len({name, *others}) == 1 + len(others)
+
+
+def test_a_protocol_that_ended_is_not_run_again(
+    config, tiny_encoder, tmp_path, monkeypatch):
+  """Nor is its record lost, when the next one is cut short."""
+  def cut(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  written = []
+  with monkeypatch.context() as patch:
+    patch.setattr(finetune, 'run', cut)
+    with pytest.raises(KeyboardInterrupt):
+      _evaluate(config, tiny_encoder, ['logistic', 'finetune'], _sources(),
+                str(tmp_path / 'unfinished'), on_record=written.append)
+  assert [record['protocol'] for record in written] == ['logistic']
+  monkeypatch.setattr(logistic, 'run', cut)
+  monkeypatch.setattr(
+      finetune, 'run', lambda _: iter([
+          ('finetune/test_top1', 0.5), ('finetune/learning_rate', 0.1),
+          ('finetune/weight_decay', 0.0)]))
+  made = _evaluate(config, tiny_encoder, ['logistic', 'finetune'], _sources(),
+                   str(tmp_path / 'unfinished'))
+  assert made['logistic'] == written[0]
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('steps, expected', [

@@ -1,6 +1,7 @@
 """Every test runs on four CPU devices with strict numerics."""
 
 import os
+import sys
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -13,6 +14,10 @@ os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='byol_jax_tests_'))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+# PyTorch's compiler for GPUs brings an LLVM of its own, which crashes a process
+# that has loaded TensorFlow's and XLA's. Without it PyTorch does not compile.
+sys.modules['triton'] = None
 
 from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402

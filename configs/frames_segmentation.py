@@ -16,6 +16,7 @@ takes them by `--config.segmentation.num_steps=4000` and so on.
 
 Cost: of each learning rate, and of the last fit, 4000 steps of 16 crops. A
 fifth of the labelled frames chooses the learning rate.
+Expected: no figure is known; it is yours to compare.
 """
 
 import ml_collections

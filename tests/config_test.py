@@ -13,7 +13,8 @@ CONFIGS = {
     'imagenet_resnet50_gn_ws': (None,), 'imagenet_resnet200x2': (None,),
     'imagenette_resnet18': (None,),
     'cifar10_resnet18': ('solo', 'lightly'), 'folder': ('/images',),
-    'quickstart': (None,)}
+    'quickstart': (None,), 'frames_pretrain': ('/frames',),
+    'frames_segmentation': ('/labelled',)}
 
 
 def _get(name, argument):
@@ -39,7 +40,7 @@ def test_configs(name, argument):
   restored = config_lib.from_dict(config_lib.to_dict(config))
   assert config_lib.differences(config, restored) == []
   docstring = importlib.import_module(f'configs.{name}').__doc__
-  for word in ('python -m byol_jax.pretrain', 'Cost', 'xpect'):
+  for word in ('python -m byol_jax.', 'Cost', 'xpect'):
     assert word in docstring, word
 
 
@@ -70,7 +71,7 @@ def test_presets_of_the_original(epochs, steps, warmup, rate):
     ('linear.num_epochs', 0, 'expected at least 1'),
     ('linear.batch_size', 0, 'expected at least 1'),
     ('linear.momentum', 1.5, 'expected in [0, 1]'),
-    ('linear.base_learning_rate', -0.1, 'expected at least 0'),
+    ('linear.base_learning_rates', (-0.1,), 'expected at least 0'),
     ('norm_epsilon', 0.0, 'expected at least 1e-12'),
     ('weight_standardization_epsilon', 0.0, 'expected at least 1e-12'),
     ('encoder_norm', 'bn', 'expected one of batch, batch_local, group_ws, '

@@ -10,6 +10,7 @@ import pathlib
 import re
 from typing import Any
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject as subject_lib
 
@@ -50,6 +51,10 @@ def create_record(
       'image_size': config.test_image_size or config.image_size,
       'test_crop_ratio': config.test_crop_ratio,
       'encoder': config.encoder,
+      'architecture': {
+          'resnet': config_lib.to_dict(config)['resnet'],
+          'encoder_norm': config.encoder_norm,
+          'mean': list(config.augment.mean), 'std': list(config.augment.std)},
       'embedding_size': subject.embedding_size,
       'network': 'online, running statistics',
       'random_init': random_init,
@@ -85,12 +90,19 @@ def read_all(directory: str | pathlib.Path) -> list[Record]:
   return [json.loads(path.read_text()) for path in paths]
 
 
+# These have image sizes of their own among their settings.
+_DENSE = ('segmentation', 'depth')
+
+
 def comparable(record: Record) -> str:
   """Equal for two records if their figures may be set side by side."""
-  return json.dumps([record[name] for name in (
+  names = [
       'protocol', 'settings', 'data', 'train_split', 'valid_split',
-      'test_split', 'num_train_examples', 'num_test_examples', 'image_size',
-      'test_crop_ratio', 'encoder')], sort_keys=True)
+      'test_split', 'num_train_examples', 'num_test_examples', 'encoder',
+      'architecture']
+  if record['protocol'] not in _DENSE:
+    names += ['image_size', 'test_crop_ratio']
+  return json.dumps([record.get(name) for name in names], sort_keys=True)
 
 
 def headline(record: Record) -> float:

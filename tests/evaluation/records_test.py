@@ -29,6 +29,17 @@ def test_unlike_settings_do_not_meet():
       ('25.00', '–', '–'), ('–', '50.00', '–')]
 
 
+def test_another_network_or_image_size_is_no_baseline():
+  record = _record(True)
+  for other in (record | {'architecture': {'resnet': {'width': 2.0}}},
+                record | {'image_size': 9}):
+    assert records.comparable(other) != records.comparable(record)
+  # Maps are measured at sizes of their own.
+  record |= {'protocol': 'segmentation'}
+  assert records.comparable(record | {'image_size': 9}) == (
+      records.comparable(record))
+
+
 def test_errors_are_better_when_they_fall():
   metrics = {'depth/test_delta1': 0.5, 'depth/test_rms': 0.25}
   rows = records.compare([

@@ -167,7 +167,7 @@ def _initialise(overrides: Sequence[str]) -> tuple[
 def _check_protocols(names: Sequence[str]) -> None:
   """Raises ConfigError for a name that is none."""
   wrong = [n for n in names if n not in (*config_lib.PROTOCOLS, 'all')]
-  if wrong or 'all' in names and len(names) > 1:
+  if not names or wrong or 'all' in names and len(names) > 1:
     raise config_lib.ConfigError(
         f'--protocol={",".join(names)}: expected all, or some of '
         f'{", ".join(config_lib.PROTOCOLS)} with commas')

@@ -14,7 +14,7 @@ import pytest
 
 import byol_jax
 from byol_jax import config as config_lib
-from byol_jax import import_deepmind
+from byol_jax.interchange import deepmind_workdir
 from byol_jax.interchange import torch_layout
 from byol_jax.training import checkpoint
 from byol_jax.training import loop
@@ -29,14 +29,14 @@ EXPECTED = np.load(GOLDEN / 'dm_tiny_expected.npz')
 @pytest.fixture(scope='module')
 def imported(tmp_path_factory):
   workdir = str(tmp_path_factory.mktemp('imported') / 'run')
-  assert import_deepmind.import_checkpoint(FILE, workdir) == 4
+  assert deepmind_workdir.import_checkpoint(FILE, workdir) == 4
   return workdir
 
 
 @pytest.mark.parametrize('file', FILES)
 def test_embeddings_of_the_loaded_encoder(tmp_path, file):
   workdir = str(tmp_path / 'run')
-  import_deepmind.import_checkpoint(file, workdir)
+  deepmind_workdir.import_checkpoint(file, workdir)
   encode = byol_jax.load_encoder(workdir)
   expected = EXPECTED['online/embedding']
   got = encode(EXPECTED['images_u8'].astype(np.float32) / np.float32(255))
@@ -106,7 +106,7 @@ def test_pretraining_goes_on(imported):
 @pytest.mark.slow
 def test_pretraining_to_its_end(tmp_path):
   workdir = str(tmp_path / 'run')
-  import_deepmind.import_checkpoint(FILE, workdir)
+  deepmind_workdir.import_checkpoint(FILE, workdir)
   loop.pretrain(_resumed(workdir, base_learning_rate=4.0), workdir)
   after = checkpoint.restore_workdir(workdir)[2]
   moved = np.abs(
@@ -142,7 +142,7 @@ def test_config_of_the_run_to_be(tmp_path):
   config.update(base_learning_rate=0.3, weight_decay=1e-6, base_tau=0.99,
                 num_epochs=300, compute_dtype='bfloat16')
   workdir = str(tmp_path / 'run')
-  import_deepmind.import_checkpoint(FILE, workdir, config, licence='mine')
+  deepmind_workdir.import_checkpoint(FILE, workdir, config, licence='mine')
   saved = workdir_config.get_config(workdir)
   assert (saved.base_learning_rate, saved.num_epochs) == (0.3, 300)
   assert saved.compute_dtype == 'float32'
@@ -156,14 +156,14 @@ def test_config_of_the_run_to_be(tmp_path):
 def test_an_output_that_is_a_run(imported):
   before = sorted(pathlib.Path(imported).rglob('*'))
   with pytest.raises(config_lib.ConfigError, match='holds checkpoints'):
-    import_deepmind.import_checkpoint(FILE, imported)
+    deepmind_workdir.import_checkpoint(FILE, imported)
   assert sorted(pathlib.Path(imported).rglob('*')) == before
 
 
 def test_an_import_that_was_interrupted(tmp_path):
   unfinished = tmp_path / 'run' / 'checkpoints' / '4.orbax-checkpoint-tmp'
   unfinished.mkdir(parents=True)
-  import_deepmind.import_checkpoint(FILE, str(tmp_path / 'run'))
+  deepmind_workdir.import_checkpoint(FILE, str(tmp_path / 'run'))
   assert byol_jax.load_encoder(str(tmp_path / 'run')).step == 4
 
 
@@ -172,20 +172,20 @@ def test_a_file_cut_short(tmp_path, length):
   path = tmp_path / 'cut.pkl'
   path.write_bytes(pathlib.Path(FILE).read_bytes()[:length])
   with pytest.raises(config_lib.ConfigError, match='cut short|is empty'):
-    import_deepmind.import_checkpoint(str(path), str(tmp_path / 'run'))
+    deepmind_workdir.import_checkpoint(str(path), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
 def test_no_file(tmp_path):
   with pytest.raises(config_lib.ConfigError, match='no such file'):
-    import_deepmind.import_checkpoint('/no/file', str(tmp_path / 'run'))
+    deepmind_workdir.import_checkpoint('/no/file', str(tmp_path / 'run'))
 
 
 def test_another_pickle(tmp_path):
   path = tmp_path / 'other.pkl'
   path.write_bytes(pickle.dumps({'state_dict': {'conv1.weight': 1}}))
   with pytest.raises(config_lib.ConfigError, match="holds 'state_dict', exp"):
-    import_deepmind.import_checkpoint(str(path), str(tmp_path / 'run'))
+    deepmind_workdir.import_checkpoint(str(path), str(tmp_path / 'run'))
 
 
 def test_the_job_ends_in_one_line(tmp_path):

@@ -68,7 +68,7 @@ def test_npm_stands_in_for_the_authors(tarball, tmp_path, monkeypatch, caplog):
   data_dir = tmp_path / 'tfds'
   config = config_lib.get_base_config()
   config.data, config.data_dir = 'tfds:cifar10', str(data_dir)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     train = sources.create_source(config, 'train')
   for step in ('letting TFDS download it', 'nothing answered in 20 seconds',
                'Checking package.tgz', 'CIFAR-10 is prepared'):

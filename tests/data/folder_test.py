@@ -123,7 +123,7 @@ def test_bad_files_are_counted_named_and_skipped(tmp_path, caplog, cache_home):
   whole = (root / 'cut.jpg').read_bytes()
   (root / 'cut.jpg').write_bytes(whole[:len(whole) // 2])
   (root / 'notes.txt').write_text('not meant as an image')
-  with caplog.at_level('WARNING'):
+  with caplog.at_level('WARNING', logger='absl'):
     assert _open(root).num_examples == 8
   assert '3 of 11 image files' in caplog.text
   (log,) = cache_home.glob('byol_jax/bad-*.txt')
@@ -184,7 +184,7 @@ def test_split_folders_with_class_folders_are_labelled(tmp_path, caplog):
   for name in ('train/cat/0.jpg', 'train/dog/deep/1.jpg', 'train/dog/2.jpg',
                'val/dog/0.jpg'):
     _write(tmp_path / name)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     train = _open(tmp_path, 'train')
   assert '3 images, 2 classes' in caplog.text
   assert train.class_names == ('cat', 'dog') and train.num_classes == 2
@@ -204,7 +204,7 @@ def test_split_folders_with_class_folders_are_labelled(tmp_path, caplog):
 def test_other_folders_are_not_labelled(tmp_path, names, caplog):
   for name in names:
     _write(tmp_path / name)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     source = _open(tmp_path)
   assert source.num_examples == len(names) and not source.has_labels
   assert 'no labels' in caplog.text

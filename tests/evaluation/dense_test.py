@@ -99,6 +99,7 @@ def test_segmentation_learns(config):
   assert metrics['segmentation/test_miou'] > 0.5
 
 
+@pytest.mark.slow
 def test_depth_learns(config, scenes):
   """Beyond the one depth that fits best."""
   config.data = scenes

@@ -66,8 +66,9 @@ def test_savedmodel(tmp_path, create_encoder, create_images, embed, run_card):
     ('batch', 32, {}),
     # One position is left, of an odd size, with more projections than torch.
     ('group_ws', 17, {'padding': 'same', 'projection_shortcut': 'group'}),
-    ('instance', 64, {}), ('layer', 32, {'stem': 'stride2'}),
-    ('none', 32, {'stem': 'cifar'}), ('affine_init', 33, {})])
+    *(pytest.param(*values, marks=pytest.mark.slow) for values in (
+        ('instance', 64, {}), ('layer', 32, {'stem': 'stride2'}),
+        ('none', 32, {'stem': 'cifar'}), ('affine_init', 33, {})))])
 def test_onnx(
     norm, size, settings, tmp_path, create_encoder, create_images, embed,
     run_card):

@@ -184,7 +184,10 @@ _STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
 @pytest.mark.parametrize('encoder, norm, settings, size, leaves', [
     ('resnet50', 'batch', {}, (33, 36), _AFFINE | _STATISTICS),
     ('resnet10', 'group_ws', {'stem': 'stride2'}, (33, 36), _AFFINE),
-    ('resnet50', 'layer', {'projection_shortcut': 'group'}, (33, 36), _AFFINE),
+    pytest.param(
+        'resnet50', 'layer', {'projection_shortcut': 'group'}, (33, 36),
+        _AFFINE,
+        marks=pytest.mark.slow),
     ('resnet10', 'instance', {}, (64, 36), _AFFINE),
     ('resnet10', 'affine_init', {'stem': 'cifar'}, (17, 12),
      _AFFINE | _STATISTICS),
@@ -386,7 +389,8 @@ def _run_readme(folder, monkeypatch):
     *(('resnet10', norm, {}) for norm in config_lib.NORMS),
     ('resnet10', 'batch', {'stem': 'cifar'}),
     ('resnet10', 'group_ws', {'stem': 'stride2'}),
-    ('resnet50', 'batch', {}), ('resnet50', 'instance', {})])
+    ('resnet50', 'batch', {}),
+    pytest.param('resnet50', 'instance', {}, marks=pytest.mark.slow)])
 def test_readme_gives_the_same_embeddings_in_torchvision(
     encoder, norm, settings, tmp_path, monkeypatch):
   torch = pytest.importorskip('torch')

@@ -57,7 +57,8 @@ def _killed_at(monkeypatch, step):
   monkeypatch.setattr(devices, 'prefetch', dying)
 
 
-@pytest.mark.parametrize('norm', ['batch', 'affine_init'])
+@pytest.mark.parametrize('norm', [
+    'batch', pytest.param('affine_init', marks=pytest.mark.slow)])
 def test_resuming_equals_never_stopping(
     norm, tiny_config, tiny_encoder, tmp_path, monkeypatch):
   """Killed twice, once before any save, a run ends bit for bit the same."""

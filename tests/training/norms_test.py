@@ -126,8 +126,8 @@ def _slow(*norms):
 
 
 @pytest.mark.parametrize('norms', [
-    ('group_ws', 'instance', 'none'),
     ('affine_init', 'group_ws', 'layer'),
+    _slow('group_ws', 'instance', 'none'),
     _slow('instance', 'layer', 'affine_init'),
     _slow('none', 'affine_init', 'group_ws'),
     _slow('batch_local', 'none', 'batch_local'),

@@ -152,7 +152,7 @@ def test_features_go_on_where_they_were(
   assert len(first) == 6
   for path in first[3:]:
     path.unlink()
-  with caplog.at_level(logging.INFO):
+  with caplog.at_level(logging.INFO, logger='absl'):
     again = dataclasses.replace(subject).splits
   assert [r.getMessage() for r in caplog.records if 'features' in r.name
           or 'batches' in r.getMessage()] == [

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from byol_jax import config as config_lib
 from byol_jax.data import examples
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import classifier as classifier_lib
@@ -78,6 +79,11 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
     valid = None
     if subject.sources.valid is None:
       rest = np.setdiff1d(np.arange(len(labels)), subset)
+      if not rest.size:
+        raise config_lib.ConfigError(
+            f'config.semi_supervised.shares has {share:g}, all of '
+            f'{config.train_split!r}: nothing is left to choose on; lower it '
+            'or give a config.valid_split')
       valid = selection.hold_out(rest, settings.held_out_share, config.seed)
     found = subject.open_progress(f'semi_supervised_{name}').keep(
         'figures', functools.partial(

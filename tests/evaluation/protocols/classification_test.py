@@ -230,6 +230,12 @@ def test_what_cannot_run(config, fields, name, sources, message):
   assert '\n' not in str(raised.value)
 
 
+def test_all_labels_leave_nothing_to_choose_on(config, tiny_encoder):
+  config.semi_supervised.shares = (1.0,)
+  with pytest.raises(config_lib.ConfigError, match='nothing is left'):
+    _evaluate(config, tiny_encoder, ['semi_supervised'], _sources())
+
+
 def test_classes_that_differ_between_splits(config):
   sources = dataclasses.replace(_sources(), test=dataclasses.replace(
       _source(8, 'test'), num_classes=4))

@@ -8,4 +8,4 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "$0")/environment.sh" dev,onnx,torch
 ruff check .
-exec python -m pytest --numprocesses=2 --dist=loadfile --durations=10 "$@"
+exec python -m pytest --numprocesses=2 --dist=worksteal --durations=10 "$@"

@@ -18,8 +18,7 @@ PAIRS = [
 # Of every kind of change one; the slow test has them all.
 REPRESENTATIVE = (
     'predictor_learning_rate_10', 'no_predictor', 'simclr', 'batch_over_4',
-    'loss_batch', 'crops_only', 'lars_without_masks', 'norms_affine_init',
-    'norms_group_ws')
+    'loss_batch', 'crops_only', 'lars_without_masks')
 
 
 def _changes(config, base):

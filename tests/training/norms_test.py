@@ -126,7 +126,7 @@ def _slow(*norms):
 
 
 @pytest.mark.parametrize('norms', [
-    ('affine_init', 'group_ws', 'layer'),
+    _slow('affine_init', 'group_ws', 'layer'),
     _slow('group_ws', 'instance', 'none'),
     _slow('instance', 'layer', 'affine_init'),
     _slow('none', 'affine_init', 'group_ws'),

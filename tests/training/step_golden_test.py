@@ -266,7 +266,7 @@ FLOAT32 = {
 
 # float64 is the sharper test of the same run.
 @pytest.mark.parametrize('run', [
-    pytest.param(run, marks=pytest.mark.slow) if run == 'preset' else run
+    run if run == 'single' else pytest.param(run, marks=pytest.mark.slow)
     for run in RUNS])
 def test_updates_in_float32(run):
   recorded = _trajectories('float32')

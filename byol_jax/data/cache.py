@@ -1,9 +1,14 @@
 """What is found out once about a dataset, kept in the user's cache folder."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
+import concurrent.futures
 import hashlib
 import os
 import pathlib
 import tempfile
+
+_THREADS = 16
 
 
 def cached_file(kind: str, key: object, suffix: str) -> pathlib.Path:
@@ -27,6 +32,22 @@ def write(path: pathlib.Path, contents: bytes) -> None:
   with os.fdopen(descriptor, 'wb') as file:
     file.write(contents)
   os.replace(temporary, path)
+
+
+def write_missing(
+    copies: Mapping[str, pathlib.Path], convert: Callable[[str], bytes]
+) -> None:
+  """Writes, in threads, the copies that are not there yet.
+
+  Args:
+    copies: where that of each file belongs.
+    convert: maps a file's path to its copy's contents.
+  """
+  missing = {path: copy for path, copy in copies.items() if not copy.exists()}
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    contents = pool.map(convert, missing)
+    for copy, content in zip(missing.values(), contents, strict=True):
+      write(copy, content)
 
 
 def folder() -> pathlib.Path:

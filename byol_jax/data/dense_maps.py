@@ -206,15 +206,11 @@ def _readable_paths(
   """The files, or copies in the cache of those that are not plain."""
   paths = [str(root / file.name) for file in files]
   copies = {
-      i: cache.cached_file(
-          'map', (_VERSION, os.path.realpath(paths[i]), file.state), suffix)
-      for i, file in enumerate(files) if not file.plain}
-  missing = {i: copy for i, copy in copies.items() if not copy.exists()}
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    contents = pool.map(convert, [paths[i] for i in missing])
-    for copy, content in zip(missing.values(), contents, strict=True):
-      cache.write(copy, content)
-  return [str(copies.get(i, path)) for i, path in enumerate(paths)]
+      path: cache.cached_file(
+          'map', (_VERSION, os.path.realpath(path), file.state), suffix)
+      for path, file in zip(paths, files, strict=True) if not file.plain}
+  cache.write_missing(copies, convert)
+  return [str(copies.get(path, path)) for path in paths]
 
 
 def _label_as_png(path: str) -> bytes:

@@ -5,7 +5,6 @@ As in `pipeline`, what a position of the run becomes is settled by
 many processes make them.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +17,8 @@ from byol_jax.data import augment
 from byol_jax.data import randomness
 from byol_jax.data.dense import DenseSource
 from byol_jax.data.dense_maps import IGNORED
+from byol_jax.data.parallel import parallel_map
+from byol_jax.data.parallel import prefetch_in_order
 
 # Streams of draws, beside those of `pipeline`.
 _SEGMENTATION_STREAM, _DEPTH_STREAM = 140, 141
@@ -79,7 +80,8 @@ def create_segmentation_train_dataset(
   examples = _shuffled_examples(
       source, settings.batch_size, start_step, total_steps, seed, index,
       process_index, process_count)
-  return _batch(_map(examples, make), settings.batch_size // process_count)
+  return _batch(
+      parallel_map(examples, make), settings.batch_size // process_count)
 
 
 def create_segmentation_eval_dataset(
@@ -115,7 +117,7 @@ def create_segmentation_eval_dataset(
     return {'image': image + mean, 'label': label[:, :, 0] + IGNORED}
 
   examples = _filled_examples(index, batch_size)
-  return _batch(_map(examples, make), batch_size)
+  return _batch(parallel_map(examples, make), batch_size)
 
 
 def create_depth_train_dataset(
@@ -157,9 +159,9 @@ def create_depth_train_dataset(
   examples = _shuffled_examples(
       source, settings.batch_size, start_step, total_steps, seed, index,
       process_index, process_count)
-  batches = _map(examples, make).batch(
+  batches = parallel_map(examples, make).batch(
       settings.batch_size // process_count, drop_remainder=True)
-  return _finish(_map(batches, change))
+  return prefetch_in_order(parallel_map(batches, change))
 
 
 def create_depth_eval_dataset(
@@ -182,7 +184,8 @@ def create_depth_eval_dataset(
     return made
 
   index = np.arange(source.num_examples) if index is None else index
-  return _batch(_map(_filled_examples(index, batch_size), make), batch_size)
+  examples = _filled_examples(index, batch_size)
+  return _batch(parallel_map(examples, make), batch_size)
 
 
 def _decode(source: DenseSource, index: tf.Tensor) -> tf.Tensor:
@@ -292,7 +295,7 @@ def _shuffled_examples(
             'position': positions[rows]}
 
   steps = tf.data.Dataset.range(start_step, total_steps)
-  return _map(tf.data.Dataset.zip(steps, order), cut).unbatch()
+  return parallel_map(tf.data.Dataset.zip(steps, order), cut).unbatch()
 
 
 def _filled_examples(index: np.ndarray, batch_size: int) -> tf.data.Dataset:
@@ -303,19 +306,5 @@ def _filled_examples(index: np.ndarray, batch_size: int) -> tf.data.Dataset:
       {'index': filled, 'mask': np.arange(count) < len(index)})
 
 
-def _map(dataset: tf.data.Dataset, fn: Callable[..., Any]) -> tf.data.Dataset:
-  """Parallel map; what the functions do needs no AutoGraph, which is slow."""
-  return dataset.map(
-      tf.autograph.experimental.do_not_convert(fn), tf.data.AUTOTUNE)
-
-
 def _batch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-  return _finish(dataset.batch(batch_size, drop_remainder=True))
-
-
-def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  options = tf.data.Options()
-  options.deterministic = True
-  # Examples are made in parallel, so one thread each is best.
-  options.threading.max_intra_op_parallelism = 1
-  return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+  return prefetch_in_order(dataset.batch(batch_size, drop_remainder=True))

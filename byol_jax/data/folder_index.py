@@ -101,18 +101,15 @@ def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
   """
   paths = [str(root / file.name) for file in files]
   copies = {
-      i: cache.cached_file('image', (os.path.realpath(paths[i]), file.state),
-                           '.png')
-      for i, file in enumerate(files) if not file.plain}
-  missing = {i: copy for i, copy in copies.items() if not copy.exists()}
+      path: cache.cached_file(
+          'image', (os.path.realpath(path), file.state), '.png')
+      for path, file in zip(paths, files, strict=True) if not file.plain}
+  missing = sum(not copy.exists() for copy in copies.values())
   if missing:
-    logging.info('Keeping %d unusual images of %s as PNGs in %s.',
-                 len(missing), root, cache.folder())
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      contents = pool.map(photo.read_as_png, [paths[i] for i in missing])
-      for copy, png in zip(missing.values(), contents, strict=True):
-        cache.write(copy, png)
-  return [str(copies.get(i, path)) for i, path in enumerate(paths)]
+    logging.info('Keeping %d unusual images of %s as PNGs in %s.', missing,
+                 root, cache.folder())
+  cache.write_missing(copies, photo.read_as_png)
+  return [str(copies.get(path, path)) for path in paths]
 
 
 def write_bad_list(root: pathlib.Path, bad: list[ImageFile]) -> pathlib.Path:

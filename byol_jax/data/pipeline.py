@@ -27,6 +27,8 @@ from byol_jax.data import views
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
+from byol_jax.data.parallel import parallel_map
+from byol_jax.data.parallel import prefetch_in_order
 
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
@@ -113,7 +115,7 @@ def create_train_dataset(
       _shuffled_chunks(source, rows, start_step, total_steps, config.seed),
       source, rows, settings, seed=config.seed, streams=(0, 1),
       size=config.image_size)
-  chunks = _map(chunks, augment)
+  chunks = parallel_map(chunks, augment)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
 
@@ -181,7 +183,7 @@ def create_labelled_dataset(
       _shuffled_chunks(source, rows, start_step, total_steps, seed, index),
       source, rows, (settings,), seed=seed, streams=(_LABELLED_STREAM,),
       size=_test_size(config))
-  chunks = _map(chunks, flip)
+  chunks = parallel_map(chunks, flip)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
 
@@ -240,7 +242,7 @@ def create_eval_dataset(
     return chunk
 
   steps = -(-count // batch_size)
-  chunks = _map(
+  chunks = parallel_map(
       tf.data.Dataset.range(
           start_step * rows.chunks_per_step, steps * rows.chunks_per_step),
       chunk)
@@ -248,7 +250,7 @@ def create_eval_dataset(
       chunks, source, rows,
       [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
       image_size or _test_size(config))
-  chunks = _map(chunks, finish)
+  chunks = parallel_map(chunks, finish)
   return _join_chunks(
       chunks, rows.chunks_per_step, max(steps - start_step, 0))
 
@@ -286,7 +288,7 @@ def _shuffled_chunks(
         'index': tf.reshape(index, [rows.chunks_per_step, rows.per_chunk])}
 
   steps = tf.data.Dataset.range(start_step, total_steps)
-  return _map(tf.data.Dataset.zip(steps, order), cut).unbatch()
+  return parallel_map(tf.data.Dataset.zip(steps, order), cut).unbatch()
 
 
 def _random_crops(
@@ -306,7 +308,7 @@ def _random_crops(
     return lambda draws, sizes: views.crop_boxes(
         draws[view], sizes, settings[view])
 
-  return _crops(_map(chunks, draw), source, rows,
+  return _crops(parallel_map(chunks, draw), source, rows,
                 [box_fn(view) for view in range(len(settings))], size)
 
 
@@ -324,10 +326,10 @@ def _crops(
   """
   if isinstance(source, InMemorySource):
     tensors = source.tensors  # copied here, not while tracing
-    return _map(chunks, lambda chunk: _crop_in_memory(
+    return parallel_map(chunks, lambda chunk: _crop_in_memory(
         chunk, tensors, box_fns, size))
 
-  cropped = _map(chunks.unbatch(), lambda example: _crop_encoded(
+  cropped = parallel_map(chunks.unbatch(), lambda example: _crop_encoded(
       example, source, box_fns, size))
   return cropped.batch(rows.per_chunk, drop_remainder=True)
 
@@ -377,12 +379,6 @@ def _crop_encoded(
   return example | loaded | {'crops': crops}
 
 
-def _map(dataset: tf.data.Dataset, fn: Callable[..., Any]) -> tf.data.Dataset:
-  """Parallel map; what the functions do needs no AutoGraph, which is slow."""
-  return dataset.map(
-      tf.autograph.experimental.do_not_convert(fn), tf.data.AUTOTUNE)
-
-
 def _join_chunks(
     chunks: tf.data.Dataset, chunks_per_step: int,
     num_steps: int) -> tf.data.Dataset:
@@ -394,11 +390,6 @@ def _join_chunks(
     return batch | {'index': tf.cast(batch['index'], tf.int32)}
 
   dataset = chunks.batch(chunks_per_step, drop_remainder=True)
-  dataset = _map(dataset, join)
+  dataset = parallel_map(dataset, join)
   dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
-  options = tf.data.Options()
-  options.deterministic = True
-  # Chunks are made in parallel, so one thread each is best, and it keeps the
-  # order of every sum independent of how many cores there are.
-  options.threading.max_intra_op_parallelism = 1
-  return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+  return prefetch_in_order(dataset)

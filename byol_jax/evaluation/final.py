@@ -16,7 +16,6 @@ from jax.experimental import multihost_utils
 import ml_collections
 
 from byol_jax.data import examples
-from byol_jax.data import sources as sources_lib
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -45,8 +44,7 @@ class FinalEvaluator:
       names: of protocols.
       progress_directory: where unfinished work is kept; None: nowhere.
     """
-    for name in names:
-      protocols.get(name).check(config, sources)
+    check_protocols(names, config, sources)
     self._config = config
     self._names = tuple(names)
     self._extractor = subject_lib.Extractor(config, network, sources)
@@ -120,12 +118,12 @@ def evaluate_and_report(
     begin: when the run began, on the monotonic clock, had it not stopped.
   """
   variables = features_lib.online_variables(state)
-  names = protocols_to_run(config, train_source, test_source)
+  sources = labelled_sources(config, train_source, test_source)
   made = []
-  if names:
+  if sources and config.final_protocols:
     print('final evaluation: the encoder, then the same one at random')
-    evaluator = FinalEvaluator(config, network, subject_lib.Sources(
-        train_source, test_source, _open_valid(config)), names)
+    evaluator = FinalEvaluator(
+        config, network, sources, config.final_protocols)
     made, subject = evaluator.run(
         variables, step=int(state.step), checkpoint=str(workdir))
     splits = subject.splits
@@ -154,30 +152,28 @@ def evaluate_and_report(
   print(f'report: {page}')
 
 
-def protocols_to_run(
+def check_protocols(
+    names: Sequence[str], config: ml_collections.ConfigDict,
+    sources: subject_lib.Sources) -> None:
+  """Raises ConfigError for the first protocol that these data cannot give."""
+  for name in names:
+    protocols.get(name).check(config, sources)
+
+
+def labelled_sources(
     config: ml_collections.ConfigDict, train_source: examples.Source,
     test_source: examples.Source | None,
-) -> tuple[str, ...]:
-  """`config.final_protocols`, or none where labels or a test split lack.
+) -> subject_lib.Sources | None:
+  """What `config.final_protocols` run on; None: labels or a test split lack.
 
   Raises:
-    ConfigError: if the settings of one of them do not fit the data.
+    ConfigError: if `config.valid_split` cannot be opened.
   """
   if test_source is None or None in (
       train_source.num_classes, test_source.num_classes):
-    return ()
-  sources = subject_lib.Sources(
-      train_source, test_source, _open_valid(config))
-  for name in config.final_protocols:
-    protocols.get(name).check(config, sources)
-  return tuple(config.final_protocols)
-
-
-def _open_valid(
-    config: ml_collections.ConfigDict) -> examples.Source | None:
-  if not config.valid_split:
     return None
-  return sources_lib.create_source(config, config.valid_split)
+  return subject_lib.Sources(
+      train_source, test_source, subject_lib.open_valid(config))
 
 
 def _sample_splits(

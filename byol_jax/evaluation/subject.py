@@ -41,7 +41,14 @@ def open_sources(config: ml_collections.ConfigDict) -> Sources:
   return Sources(
       open_split(config.train_split),
       open_split(config.test_split) if config.test_split else None,
-      open_split(config.valid_split) if config.valid_split else None)
+      open_valid(config))
+
+
+def open_valid(config: ml_collections.ConfigDict) -> examples.Source | None:
+  """The split to choose settings on; None where `config` names none."""
+  if not config.valid_split:
+    return None
+  return sources_lib.create_source(config, config.valid_split)
 
 
 class Extractor:

@@ -101,8 +101,7 @@ def write(
           mean=_pixels(config.augment.mean), std=_pixels(config.augment.std),
           norm=_norm(config),
           narrow='' if torch_layout.is_bottleneck(config) else
-          '    RES2_OUT_CHANNELS: 64\n'),
-      facts={'format': 'detectron2'})
+          '    RES2_OUT_CHANNELS: 64\n'))
 
 
 def state_dict(encoder: pretrained_lib.Pretrained) -> dict[str, np.ndarray]:

@@ -71,8 +71,7 @@ def write(
     usage += '\n' + _CUSTOM_USAGE.format(encoder=encoder.config.encoder)
   model_card.write(
       folder, encoder, kind=_KIND, usage=usage,
-      facts={'format': _KIND,
-             'sha256': hashlib.sha256(weights).hexdigest()})
+      facts={'sha256': hashlib.sha256(weights).hexdigest()})
 
 
 def is_export(folder: str | pathlib.Path) -> bool:

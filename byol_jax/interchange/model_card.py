@@ -67,11 +67,11 @@ def write(
     usage: Markdown that says how to load it.
     normalised: whether the export normalises images itself.
     size: the shape of the images; '' is any size, channels last.
-    facts: further entries of config.json, which come first.
+    facts: further entries of config.json, after its `format`.
   """
   folder = pathlib.Path(folder)
-  (folder / 'config.json').write_text(json.dumps(
-      {**(facts or {}), 'run': describe(encoder)}, indent=2) + '\n')
+  facts = {'format': kind, **(facts or {}), 'run': describe(encoder)}
+  (folder / 'config.json').write_text(json.dumps(facts, indent=2) + '\n')
   config = encoder.config
   measured_size = config.test_image_size or config.image_size
   (folder / 'README.md').write_text(_CARD.format(

@@ -85,7 +85,7 @@ def write(
       usage=_USAGE.format(
           model=MODEL, size=shape, embedding_size=encoder.embedding_size,
           opset=_OPSET, note=portable.agreement_note(difference)),
-      facts={'format': 'onnx', 'opset': _OPSET})
+      facts={'opset': _OPSET})
 
 
 def _import() -> tuple[Any, Any]:

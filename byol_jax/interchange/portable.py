@@ -17,6 +17,8 @@ from byol_jax.interchange import pretrained as pretrained_lib
 from byol_jax.networks import convolution
 from byol_jax.networks import network as network_lib
 
+# Where one file runs.
+PLATFORMS = ('cpu', 'cuda', 'tpu')
 # Of the largest number in an embedding.
 TOLERANCE = 1e-4
 

@@ -13,8 +13,6 @@ from byol_jax.interchange import model_card
 from byol_jax.interchange import portable
 from byol_jax.interchange import pretrained as pretrained_lib
 
-_PLATFORMS = ('cpu', 'cuda', 'tpu')
-
 _USAGE = """\
 ```python
 import tensorflow as tf
@@ -55,7 +53,7 @@ def write(
       polymorphic_shapes=[None, f'({portable.symbolic_shape(encoder)})'],
       polymorphic_constraints=(
           ['height >= 1', 'width >= 1'] if any_size else ()),
-      native_serialization_platforms=_PLATFORMS)
+      native_serialization_platforms=portable.PLATFORMS)
   variables = jax.tree_util.tree_map_with_path(
       lambda path, leaf: tf.Variable(
           leaf, trainable=False, name=jax.tree_util.keystr(
@@ -82,4 +80,4 @@ def write(
           size=words.partition(', and no')[0],
           embedding_size=encoder.embedding_size,
           note=portable.agreement_note(difference)),
-      facts={'format': 'savedmodel', 'platforms': list(_PLATFORMS)})
+      facts={'platforms': list(portable.PLATFORMS)})

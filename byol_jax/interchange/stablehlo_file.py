@@ -16,7 +16,6 @@ from byol_jax.interchange import portable
 from byol_jax.interchange import pretrained as pretrained_lib
 
 PROGRAM = 'encoder.stablehlo'
-_PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 _USAGE = """\
 ```python
@@ -60,8 +59,8 @@ def write(
       constraints=['height >= 1', 'width >= 1'] if portable.takes_any_size(
           encoder) else ())
   exported = export.export(
-      jax.jit(lambda images: encode(variables, images)), platforms=_PLATFORMS)(
-          jax.ShapeDtypeStruct(shape, jnp.float32))
+      jax.jit(lambda images: encode(variables, images)),
+      platforms=portable.PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.float32))
   path.write_bytes(exported.serialize())
   program = export.deserialize(bytearray(path.read_bytes()))
   difference = portable.check_agreement(encoder, program.call, 'stablehlo')
@@ -71,6 +70,6 @@ def write(
       usage=_USAGE.format(
           program=PROGRAM, size=size.partition(', and no')[0],
           embedding_size=encoder.embedding_size,
-          platforms=', '.join(_PLATFORMS), version=jax.__version__,
+          platforms=', '.join(portable.PLATFORMS), version=jax.__version__,
           note=portable.agreement_note(difference)),
-      facts={'format': 'stablehlo', 'platforms': list(_PLATFORMS)})
+      facts={'platforms': list(portable.PLATFORMS)})

@@ -122,7 +122,7 @@ def write(
           code=loading_code(encoder),
           timm=timm if is_timm_model(encoder.config) else '',
           note=_NOTES.get(encoder.config.encoder_norm, '')),
-      facts={'format': 'torch', **describe(encoder)})
+      facts=describe(encoder))
 
 
 def loading_code(encoder: pretrained_lib.Pretrained) -> str:

@@ -66,7 +66,9 @@ def set_up(
   if config.test_split:
     test_source = sources.create_source(config, config.test_split)
   # Found out now, not after days of training.
-  final.protocols_to_run(config, train_source, test_source)
+  labelled = final.labelled_sources(config, train_source, test_source)
+  if labelled:
+    final.check_protocols(config.final_protocols, config, labelled)
   total_steps, warmup_steps = config_lib.run_length(
       config, train_source.num_examples)
   learning_rate_fn = schedules.make_learning_rate_fn(

@@ -35,14 +35,18 @@ def _create_encoder(
   shapes = jax.eval_shape(
       functools.partial(network.init, method='encode'), jax.random.key(0),
       jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
-  rng = np.random.default_rng(0)
-  variables = jax.tree_util.tree_map_with_path(
-      functools.partial(_fill, rng), shapes)
   return pretrained.create(
-      config, network, variables, step=3, records=(_RECORD,), licence='CC0')
+      config, network, _fill(shapes), step=3, records=(_RECORD,),
+      licence='CC0')
 
 
-def _fill(rng: np.random.Generator, path: Any, leaf: Any) -> np.ndarray:
+def _fill(shapes: Any) -> Any:
+  """Every number its own noise."""
+  return jax.tree_util.tree_map_with_path(
+      functools.partial(_draw, np.random.default_rng(0)), shapes)
+
+
+def _draw(rng: np.random.Generator, path: Any, leaf: Any) -> np.ndarray:
   """Noise that keeps activations near one and every path in use."""
   name = path[-1].key
   if name == 'kernel':
@@ -64,6 +68,12 @@ def _embed(encoder: pretrained.Pretrained, images: np.ndarray) -> np.ndarray:
   """What the encoder itself makes of images."""
   return np.asarray(jax.jit(functools.partial(
       encoder.network.apply, method='encode'))(encoder.variables, images))
+
+
+@pytest.fixture
+def fill():
+  """See `_fill`."""
+  return _fill
 
 
 @pytest.fixture

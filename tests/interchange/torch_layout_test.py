@@ -7,7 +7,6 @@ installed, to torchvision and timm themselves.
 
 import functools
 import json
-import math
 import os
 import subprocess
 import sys
@@ -44,18 +43,6 @@ def _config(encoder='resnet10', norm='batch', **settings):
   return config
 
 
-def _fill(rng, path, leaf):
-  """Noise that keeps activations near one and every path in use."""
-  name = path[-1].key
-  if name == 'kernel':
-    stddev = math.prod(leaf.shape[:-1]) ** -0.5
-    return rng.normal(0, stddev, leaf.shape).astype('f4')
-  low, high = {
-      'bias': (-0.5, 0.5), 'mean': (-0.5, 0.5), 'scale': (0.5, 1.0),
-      'var': (0.5, 2.0)}[name]
-  return rng.uniform(low, high, leaf.shape).astype('f4')
-
-
 def _shapes(config):
   """The network, and the shapes of its encoder's variables."""
   network = network_lib.create_network(config, None)
@@ -65,12 +52,10 @@ def _shapes(config):
       shape)
 
 
-def _network(config):
+def _network(config, fill):
   """The same, where every number is its own noise."""
   network, shapes = _shapes(config)
-  rng = np.random.default_rng(0)
-  return network, jax.tree_util.tree_map_with_path(
-      functools.partial(_fill, rng), shapes)
+  return network, fill(shapes)
 
 
 def _pretrained(config, network, variables):
@@ -168,15 +153,6 @@ def _torchvision(weights, config, images):
   return x.mean((2, 3))
 
 
-def _check_reference(config, size):
-  network, variables = _network(config)
-  images = _images(size)
-  weights = torch_layout.state_dict(config, variables)
-  _assert_equal_embeddings(
-      _torchvision(weights, config, images),
-      _embed(network, variables, images))
-
-
 _AFFINE = {'weight', 'bias'}
 _STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
 
@@ -193,10 +169,10 @@ _STATISTICS = {'running_mean', 'running_var', 'num_batches_tracked'}
      _AFFINE | _STATISTICS),
     ('resnet10', 'none', {}, (33, 36), set())])
 def test_embeddings_as_torchvision_computes_them(
-    encoder, norm, settings, size, leaves):
+    encoder, norm, settings, size, leaves, fill):
   config = _config(encoder, norm, **settings)
   with mock.patch.dict(resnet.BOTTLENECK_DEPTHS, {50: (1, 1, 1, 1)}):
-    network, variables = _network(config)
+    network, variables = _network(config, fill)
     weights = torch_layout.state_dict(config, variables)
     assert {n[4:] for n in weights if n.startswith('bn1.')} == leaves
     _assert_equal_embeddings(
@@ -294,17 +270,15 @@ def test_what_torchvision_lacks_is_refused(
   assert not list(tmp_path.iterdir())
 
 
-def _save_workdir(workdir, config):
+def _save_workdir(workdir, config, fill):
   """A finished checkpoint of step 7; returns its online variables."""
   network = network_lib.create_network(config, None)
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
   state = jax.eval_shape(
       lambda: state_lib.create_train_state(network, tx, config))
-  rng = np.random.default_rng(0)
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state).replace(
       step=np.int32(7), **{
-          field: jax.tree_util.tree_map_with_path(
-              functools.partial(_fill, rng), getattr(state, field))
+          field: fill(getattr(state, field))
           for field in ('online_params', 'online_batch_stats')})
   checkpoints = checkpoint.Checkpoints(str(workdir))
   checkpoints.save(7, jax.tree.map(jnp.asarray, state), {
@@ -322,10 +296,10 @@ def _export(*arguments):
       env=os.environ | {'JAX_PLATFORMS': 'cpu'})
 
 
-def test_the_job(tmp_path):
+def test_the_job(tmp_path, fill):
   config = _config()
   config.target, config.optimizer = 'stop_gradient', 'sgd'
-  variables = _save_workdir(tmp_path / 'run', config)
+  variables = _save_workdir(tmp_path / 'run', config, fill)
   done = _export(
       f'--checkpoint={tmp_path}/run', '--format=torch',
       f'--output={tmp_path}/a/b')
@@ -392,12 +366,12 @@ def _run_readme(folder, monkeypatch):
     ('resnet50', 'batch', {}),
     pytest.param('resnet50', 'instance', {}, marks=pytest.mark.slow)])
 def test_readme_gives_the_same_embeddings_in_torchvision(
-    encoder, norm, settings, tmp_path, monkeypatch):
+    encoder, norm, settings, tmp_path, monkeypatch, fill):
   torch = pytest.importorskip('torch')
   pytest.importorskip('torchvision')
   with mock.patch.dict(resnet.BOTTLENECK_DEPTHS, {50: (1, 1, 1, 1)}):
     config = _config(encoder, norm, **settings)
-    network, variables = _network(config)
+    network, variables = _network(config, fill)
     torch_folder.write(tmp_path, _pretrained(config, network, variables))
     scope = _run_readme(tmp_path, monkeypatch)
     for size in _SIZES if norm == 'batch' else _SIZES[1:]:
@@ -425,12 +399,12 @@ def _channels_first(torch, images):
   return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-def test_logits_of_the_online_probe(tmp_path, monkeypatch):
+def test_logits_of_the_online_probe(tmp_path, monkeypatch, fill):
   torch = pytest.importorskip('torch')
   timm = pytest.importorskip('timm')
   config = _config('resnet18')
   config.norm_epsilon = 1e-5  # that of timm's models
-  network, variables = _network(config)
+  network, variables = _network(config, fill)
   variables = _with_probe(variables, 512)
   torch_folder.write(tmp_path, _pretrained(config, network, variables))
   images = _images((33, 72))
@@ -447,14 +421,14 @@ def test_logits_of_the_online_probe(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('norm', ['batch', 'affine_init'])
-def test_timm_reads_the_folder(norm, tmp_path):
+def test_timm_reads_the_folder(norm, tmp_path, fill):
   torch = pytest.importorskip('torch')
   timm = pytest.importorskip('timm')
   config = _config('resnet18', norm)
   config.norm_epsilon = 1e-5  # that of timm's models
   config.augment.mean, config.augment.std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
   config.test_crop_ratio = 0.9
-  network, variables = _network(config)
+  network, variables = _network(config, fill)
   torch_folder.write(tmp_path, _pretrained(config, network, variables))
   model = timm.create_model(
       f'local-dir:{tmp_path}', pretrained=True, num_classes=0).eval()
@@ -497,13 +471,13 @@ def test_names_and_shapes_of_every_depth_that_they_have(depth):
 @pytest.mark.parametrize('depth', [
     18, 50, *(pytest.param(depth, marks=pytest.mark.slow)
               for depth in (34, 101, 152, 200))])
-def test_embeddings_of_their_own_models(depth):
+def test_embeddings_of_their_own_models(depth, fill):
   torch = pytest.importorskip('torch')
   models = pytest.importorskip('torchvision').models
   timm = pytest.importorskip('timm')
   config = _config(f'resnet{depth}')
   config.norm_epsilon = 1e-5
-  network, variables = _network(config)
+  network, variables = _network(config, fill)
   weights = {
       name: torch.from_numpy(array) for name, array in
       torch_layout.state_dict(config, variables).items()}

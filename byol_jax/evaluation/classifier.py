@@ -12,6 +12,7 @@ from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import finetuning
+from byol_jax.evaluation import resumable
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.networks import heads
 from byol_jax.networks import network as network_lib
@@ -25,7 +26,7 @@ def _cosine(step: jax.Array, total_steps: jax.Array) -> jax.Array:
 
 
 def _softmax_loss(
-    logits: jax.Array, batch: finetuning.Batch
+    logits: jax.Array, batch: resumable.Batch
 ) -> tuple[jax.Array, jax.Array]:
   losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch['label'])
@@ -33,7 +34,7 @@ def _softmax_loss(
 
 
 def _sigmoid_loss(
-    logits: jax.Array, batch: finetuning.Batch
+    logits: jax.Array, batch: resumable.Batch
 ) -> tuple[jax.Array, jax.Array]:
   """One class against the rest; what is -1 does not count."""
   label = batch['label']

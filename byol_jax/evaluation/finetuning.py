@@ -6,30 +6,24 @@ differ between them are arrays of the state, not constants of the program.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import functools
-import shutil
 from typing import Any
 
-from absl import logging
 from flax import struct
 import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
 
+from byol_jax.evaluation import resumable
 from byol_jax.networks import transfer
-from byol_jax.training import checkpoint
 from byol_jax.training import devices
 
-Batch = dict[str, Any]
 Settings = Mapping[str, float]
 # Maps settings, as arrays, to the optimizer.
 MakeOptimizer = Callable[[dict[str, jax.Array]], optax.GradientTransformation]
-# Maps the first step to batches from there on.
-MakeBatches = Callable[[int], Iterator[Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Task:
   """
 
   module: transfer.Transfer
-  loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
+  loss: Callable[[Any, resumable.Batch], tuple[jax.Array, jax.Array]]
 
 
 @struct.dataclass
@@ -107,47 +101,32 @@ class Trainer:
     self._p_step = devices.pmap_train_step(self._step)
 
   def fit(
-      self, variables: Mapping[str, Any], make_batches: MakeBatches, *,
-      total_steps: int, settings: Settings, what: str,
-      directory: str | None = None, save_every_steps: int = 1000,
+      self, variables: Mapping[str, Any],
+      make_batches: resumable.MakeBatches, *, total_steps: int,
+      settings: Settings, what: str, directory: str | None = None,
+      save_every_steps: int = 1000,
   ) -> dict[str, Any]:
     """Trains for `total_steps`.
 
     Args:
       variables: `params` and `batch_stats` to start from; they stay as they
         are.
-      make_batches: batches of this process, [b, ...] with b a multiple of its
-        devices; `image` f32[b, H, W, C] and what the loss wants.
-      total_steps: updates.
+      make_batches: of batches with `image` f32[b, H, W, C] and what the loss
+        wants.
+      total_steps: see `resumable.run_steps`, as for what follows.
       settings: of this fit, for `MakeOptimizer`.
-      what: is trained, for the lines that show progress.
-      directory: where the fit saves its state and, cut short, finds it again;
-        None: nowhere.
+      what: is trained.
+      directory: to save in.
       save_every_steps: there.
 
     Returns:
       The variables after the last step, on the host.
     """
-    state = self._create_state(variables, settings)
-    saved = checkpoint.Checkpoints(directory) if directory else None
-    try:
-      first = saved and saved.latest_step() or 0
-      state = (saved.restore_state(first, state) if first
-               else devices.replicate(state))
-      batches = devices.prefetch(make_batches(first))
-      for step in range(first + 1, total_steps + 1):
-        state, loss = self._p_step(state, next(batches))
-        if step % max(total_steps // 10, 1) == 0:
-          logging.info('%s: step %d of %d, loss %.3f', what, step,
-                       total_steps, float(loss))
-        if saved and step % save_every_steps == 0 and step < total_steps:
-          saved.save(step, state, {})
-    finally:
-      if saved:
-        saved.close()
-    if saved and not jax.process_index():
-      shutil.rmtree(saved.directory)  # A sweep makes many.
-    return jax.device_get(state.variables)
+    state = resumable.run_steps(
+        self._p_step, self._create_state(variables, settings), make_batches,
+        total_steps=total_steps, what=what, directory=directory,
+        save_every_steps=save_every_steps)
+    return state.variables
 
   def _create_state(
       self, variables: Mapping[str, Any], settings: Settings) -> State:
@@ -162,7 +141,8 @@ class Trainer:
         batch_stats=jax.tree.map(jnp.array, variables['batch_stats']),
         opt_state=self._make_optimizer(arrays).init(learned), settings=arrays)
 
-  def _step(self, state: State, batch: Batch) -> tuple[State, jax.Array]:
+  def _step(
+      self, state: State, batch: resumable.Batch) -> tuple[State, jax.Array]:
     """One update; returns the mean loss before it."""
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
       outputs, updated = self._task.module.apply(

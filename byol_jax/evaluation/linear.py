@@ -18,10 +18,8 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
-import itertools
 from typing import Any
 
-from absl import logging
 from flax import struct
 import jax
 from jax import lax
@@ -31,6 +29,7 @@ import optax
 
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import features as features_lib
+from byol_jax.evaluation import resumable
 from byol_jax.networks import initializers
 from byol_jax.training import devices
 from byol_jax.training import schedules
@@ -91,7 +90,7 @@ def update_heads(
     learning_rate_fn: schedules.Schedule,
     momentum: float,
     axis_name: str | None = None,
-) -> Heads:
+) -> tuple[Heads, jax.Array]:
   """One step of SGD with Nesterov momentum on the mean cross-entropy.
 
   Args:
@@ -105,18 +104,22 @@ def update_heads(
     axis_name: mapped axis over which the batch is spread, or None.
 
   Returns:
-    The next heads.
+    The next heads, and the losses before the step, f32[R].
   """
-  def loss_fn(params: dict[str, jax.Array]) -> jax.Array:
+  def loss_fn(
+      params: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     loss = optax.softmax_cross_entropy_with_integer_labels(
         compute_logits(params, embedding),
         jnp.broadcast_to(label, (len(base_learning_rates), *label.shape)))
-    return jnp.sum(loss * weight[None])  # heads do not touch each other
+    losses = jnp.sum(loss * weight[None], axis=1)
+    return jnp.sum(losses), losses  # heads do not touch each other
 
-  grads, total = jax.grad(loss_fn)(heads.params), jnp.sum(weight)
+  grads, losses = jax.grad(loss_fn, has_aux=True)(heads.params)
+  total = jnp.sum(weight)
   if axis_name is not None:
-    grads, total = lax.psum((grads, total), axis_name)
-  grads = jax.tree.map(lambda g: g / jnp.maximum(total, 1), grads)
+    grads, losses, total = lax.psum((grads, losses, total), axis_name)
+  grads, losses = jax.tree.map(
+      lambda x: x / jnp.maximum(total, 1), (grads, losses))
   updates, opt_state = _momentum(momentum).update(grads, heads.opt_state)
   rates = learning_rate_fn(heads.step) * jnp.asarray(base_learning_rates)
 
@@ -126,7 +129,7 @@ def update_heads(
   return Heads(
       step=heads.step + 1,
       params=jax.tree.map(descend, heads.params, updates),
-      opt_state=opt_state)
+      opt_state=opt_state), losses
 
 
 def train_on_features(
@@ -181,7 +184,7 @@ def _train_epoch(
   order = jax.random.permutation(key, count)[:steps * batch_size]
 
   def body(heads: Heads, rows: jax.Array) -> tuple[Heads, None]:
-    heads = update_heads(
+    heads, _ = update_heads(
         heads, *(x[rows] for x in data),
         base_learning_rates=base_learning_rates,
         learning_rate_fn=_make_rate_fn(batch_size, steps * num_epochs),
@@ -218,49 +221,48 @@ class ImageTrainer:
         learning_rate_fn=_make_rate_fn(batch_size, total_steps),
         momentum=momentum, axis_name=devices.AXIS_NAME)
 
-    def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
-      variables, heads = state
-      heads = update(
+    def step(
+        heads: Heads, batch: Any, variables: Any) -> tuple[Heads, jax.Array]:
+      heads, losses = update(
           heads, encode(variables, batch['image']), batch['label'],
           batch['weight'])
-      return (variables, heads), heads.step
+      return heads, jnp.min(losses)
 
-    self._p_step = devices.pmap_train_step(step)
+    self._p_step = devices.pmap_train_step(step, num_constants=1)
     self._total_steps = total_steps
     self._count = len(base_learning_rates)
     self._momentum = momentum
 
   def train(
-      self, variables: Any, batches: Iterable[dict[str, np.ndarray]], *,
+      self, variables: Any, make_batches: resumable.MakeBatches, *,
       held_out: np.ndarray, embedding_size: int, num_classes: int, seed: int,
+      directory: str | None = None, save_every_steps: int = 1000,
   ) -> Heads:
     """Trains from fresh heads.
 
     Args:
       variables: `params` and `batch_stats`.
-      batches: of this process: `image`, `label` and `index`; at least
-        `total_steps` of them. Divisible by the number of devices.
+      make_batches: of batches with `image`, `label` and `index`.
       held_out: i32[M], values of `index` that must not be trained on.
       embedding_size: D.
       num_classes: C.
       seed: of the initial weights.
+      directory: see `resumable.run_steps`; the heads are saved, the encoder
+        is not.
+      save_every_steps: there.
 
     Returns:
-      The heads after the last step.
+      The heads after the last step, on the host.
     """
     heads = create_heads(
         jax.random.key(seed), embedding_size=embedding_size,
         num_classes=num_classes, count=self._count, momentum=self._momentum)
-    # Donated with the heads and handed back as they are: never copied.
-    variables = jax.tree.map(jnp.copy, variables)
-    state = devices.replicate((variables, heads))
-    weighted = itertools.islice(
-        _weighted(batches, held_out), self._total_steps)
-    for n, batch in enumerate(devices.prefetch(weighted), start=1):
-      state, _ = self._p_step(state, batch)
-      if n % max(self._total_steps // 20, 1) == 0:
-        logging.info('linear: %d of %d steps', n, self._total_steps)
-    return jax.device_get(state[1])
+    variables = devices.replicate(variables)
+    return resumable.run_steps(
+        lambda heads, batch: self._p_step(heads, batch, variables), heads,
+        lambda first: _weighted(make_batches(first), held_out),
+        total_steps=self._total_steps, what='linear', directory=directory,
+        save_every_steps=save_every_steps)
 
 
 def _weighted(

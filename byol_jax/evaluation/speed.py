@@ -88,7 +88,7 @@ def measure_linear(
         total_steps=steps, base_learning_rates=rates,
         batch_size=settings.batch_size, momentum=settings.momentum)
     return lambda: trainer.train(
-        variables, itertools.repeat(batch, steps),
+        variables, lambda _: itertools.repeat(batch, steps),
         held_out=np.zeros(0, np.int32), embedding_size=size.shape[-1],
         num_classes=_CLASSES, seed=0)
 

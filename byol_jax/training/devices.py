@@ -84,11 +84,17 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
   yield from queue
 
 
-def pmap_train_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
-  """Maps `train_step(state, batch)` over all devices; donates the state."""
+def pmap_train_step(
+    train_step: Callable[..., Any], num_constants: int = 0
+) -> Callable[..., Any]:
+  """Maps `train_step(state, batch, *constants)` over all devices.
+
+  The state is donated; the constants, replicated like it, are not.
+  """
   return jax.pmap(
-      train_step, axis_name=AXIS_NAME, in_axes=(None, 0),
-      out_axes=(None, None), donate_argnums=(0,))
+      train_step, axis_name=AXIS_NAME,
+      in_axes=(None, 0, *(None,) * num_constants), out_axes=(None, None),
+      donate_argnums=(0,))
 
 
 class Predict:

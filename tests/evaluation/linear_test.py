@@ -1,6 +1,8 @@
 """The linear probe: one step by hand, what it can learn, what it must not."""
 
 import functools
+import itertools
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -55,13 +57,16 @@ class UpdateTest(parameterized.TestCase):
       mw, mb = np.zeros_like(w), np.zeros(3)
       trained = heads
       for factor in schedule:
-        error = _softmax(embedding @ w + b) - np.eye(3)[label]
+        softmax = _softmax(embedding @ w + b)
+        loss = -np.log(softmax[np.arange(8), label]) @ weight / weight.sum()
+        error = softmax - np.eye(3)[label]
         error *= weight[:, None] / weight.sum()
         gw, gb = embedding.T @ error, error.sum(axis=0)
         mw, mb = 0.9 * mw + gw, 0.9 * mb + gb
         w -= rate * factor * (gw + 0.9 * mw)
         b -= rate * factor * (gb + 0.9 * mb)
-        trained = update(trained, embedding, label, weight)
+        trained, losses = update(trained, embedding, label, weight)
+        np.testing.assert_allclose(losses[r], loss, rtol=1e-5)
       np.testing.assert_allclose(trained.params['kernel'][r], w, atol=1e-6)
       np.testing.assert_allclose(trained.params['bias'][r], b, atol=1e-6)
       self.assertEqual(int(trained.step), len(schedule))
@@ -117,25 +122,27 @@ class TrainOnFeaturesTest(parameterized.TestCase):
 
 class TrainOnImagesTest(parameterized.TestCase):
 
-  def _batches(self, embedding, label, size, epochs):
-    for _ in range(epochs):
-      for start in range(0, len(label), size):
-        rows = slice(start, start + size)
-        yield {
-            'image': embedding[rows].reshape(-1, 4, 4, 1),
-            'label': label[rows],
-            'index': np.arange(len(label), dtype=np.int32)[rows]}
+  def _batches(self, embedding, label, size, first):
+    for step in itertools.count(first):
+      rows = np.arange(step * size, (step + 1) * size) % len(label)
+      yield {
+          'image': embedding[rows].reshape(-1, 4, 4, 1),
+          'label': label[rows], 'index': rows.astype(np.int32)}
 
-  def _train(self, embedding, label, held_out=(), size=256, epochs=10):
+  def _train(
+      self, embedding, label, held_out=(), size=256, epochs=10,
+      make_batches=None, **options):
     trainer = linear.ImageTrainer(
         lambda v, images: v['scale'] * images.reshape(len(images), -1),
         total_steps=epochs * len(label) // size,
         base_learning_rates=(0.2, 0.1), batch_size=size, momentum=0.9)
     self.variables = {'scale': jnp.float32(1.0)}
     return trainer.train(
-        self.variables, self._batches(embedding, label, size, epochs),
+        self.variables,
+        make_batches or functools.partial(
+            self._batches, embedding, label, size),
         held_out=np.asarray(held_out, np.int32), embedding_size=16,
-        num_classes=4, seed=0)
+        num_classes=4, seed=0, **options)
 
   def test_learns_on_all_devices(self):
     self.assertEqual(jax.device_count(), 4)
@@ -157,9 +164,31 @@ class TrainOnImagesTest(parameterized.TestCase):
         linear.update_heads, base_learning_rates=(0.2, 0.1), momentum=0.9,
         learning_rate_fn=linear._make_rate_fn(64, 3)))
     for _ in range(3):
-      expected = update(expected, embedding, label, weight)
+      expected, _ = update(expected, embedding, label, weight)
     np.testing.assert_allclose(
         heads.params['kernel'], expected.params['kernel'], atol=1e-6)
+
+  def test_goes_on_where_it_was_cut_short(self):
+    embedding, label = _separable(count=128)
+    whole = self._train(embedding, label, size=64, epochs=3)
+
+    def stop_at_five(first):
+      batches = self._batches(embedding, label, 64, first)
+      yield from itertools.islice(batches, 5)
+      raise KeyboardInterrupt
+
+    options = dict(
+        size=64, epochs=3, save_every_steps=2,
+        directory=self.enter_context(tempfile.TemporaryDirectory()))
+    with self.assertRaises(KeyboardInterrupt):
+      self._train(embedding, label, make_batches=stop_at_five, **options)
+    started = []
+    resumed = self._train(
+        embedding, label, **options, make_batches=lambda first: (
+            started.append(first)
+            or self._batches(embedding, label, 64, first)))
+    self.assertEqual(started, [2])
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
   def test_variables_of_the_caller_survive(self):
     embedding, label = _separable(count=64)

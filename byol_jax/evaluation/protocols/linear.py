@@ -90,19 +90,24 @@ def _train_on_images(
   settings = config.linear
   total_steps = (
       settings.num_epochs * source.num_examples // settings.batch_size)
-  batches = pipeline.create_labelled_dataset(
-      source, config, batch_size=settings.batch_size, total_steps=total_steps,
-      seed=config.seed, process_index=jax.process_index(),
-      process_count=jax.process_count())
+
+  def make_batches(first: int) -> Iterator[dict[str, np.ndarray]]:
+    return pipeline.create_labelled_dataset(
+        source, config, batch_size=settings.batch_size,
+        total_steps=total_steps, seed=config.seed, start_step=first,
+        process_index=jax.process_index(),
+        process_count=jax.process_count()).as_numpy_iterator()
+
   trainer = linear.ImageTrainer(
       lambda variables, images: subject.network.apply(
           variables, images, train=False, method='encode'),
       total_steps=total_steps, base_learning_rates=rates,
       batch_size=settings.batch_size, momentum=settings.momentum)
   return trainer.train(
-      subject.variables, batches.as_numpy_iterator(), held_out=held_out,
+      subject.variables, make_batches, held_out=held_out,
       embedding_size=subject.embedding_size,
-      num_classes=source.num_classes, seed=config.seed)
+      num_classes=source.num_classes, seed=config.seed,
+      directory=subject.open_progress('linear').place('heads'))
 
 
 def _standardized(splits: features_lib.Splits) -> features_lib.Splits:

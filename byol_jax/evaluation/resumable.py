@@ -1,0 +1,59 @@
+"""Steps that are saved as they go, and go on where they were cut short."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import shutil
+from typing import Any
+
+from absl import logging
+import jax
+
+from byol_jax.training import checkpoint
+from byol_jax.training import devices
+
+Batch = dict[str, Any]
+# Maps the first step to batches from there on.
+MakeBatches = Callable[[int], Iterator[Batch]]
+
+
+def run_steps(
+    p_step: Callable[[Any, Batch], tuple[Any, jax.Array]], state: Any,
+    make_batches: MakeBatches, *, total_steps: int, what: str,
+    directory: str | None = None, save_every_steps: int = 1000,
+) -> Any:
+  """Takes `total_steps`, some of them perhaps in an earlier run.
+
+  Args:
+    p_step: mapped over the devices, takes the state's memory and returns the
+      next one and a loss f32[].
+    state: to start from.
+    make_batches: batches of this process, [b, ...] with b a multiple of its
+      devices.
+    total_steps: updates.
+    what: is trained, for the lines that show progress.
+    directory: where the state is saved and, cut short, found again; removed at
+      the end. None: nowhere.
+    save_every_steps: there.
+
+  Returns:
+    The state after the last step, on the host.
+  """
+  saved = checkpoint.Checkpoints(directory) if directory else None
+  try:
+    first = saved and saved.latest_step() or 0
+    state = (saved.restore_state(first, state) if first
+             else devices.replicate(state))
+    batches = devices.prefetch(make_batches(first))
+    for step in range(first + 1, total_steps + 1):
+      state, loss = p_step(state, next(batches))
+      if step % max(total_steps // 10, 1) == 0:
+        logging.info('%s: step %d of %d, loss %.3f', what, step,
+                     total_steps, float(loss))
+      if saved and step % save_every_steps == 0 and step < total_steps:
+        saved.save(step, state, {})
+  finally:
+    if saved:
+      saved.close()
+  if saved and not jax.process_index():
+    shutil.rmtree(saved.directory)  # A sweep makes many.
+  return jax.device_get(state)

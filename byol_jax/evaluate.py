@@ -180,13 +180,7 @@ def _choose_protocols(
   from byol_jax.evaluation import protocols
   if list(names) != ['all']:
     return list(names)
-  chosen = []
-  for name in config_lib.PROTOCOLS:
-    try:
-      protocols.get(name).check(config, sources)
-      chosen.append(name)
-    except config_lib.ConfigError as error:
-      print(f'{name} is left out: {error}')
+  chosen = protocols.choose(config_lib.PROTOCOLS, config, sources)
   if not chosen:
     raise config_lib.ConfigError(f'{config.data} allows no protocol')
   return chosen

@@ -19,6 +19,7 @@ from flax import linen as nn
 from byol_jax import config as config_lib
 from byol_jax import evaluate
 from byol_jax.evaluation import subject
+from byol_jax.interchange import deepmind_workdir
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 
@@ -126,17 +127,36 @@ class JobTest(parameterized.TestCase):
     self.assertEqual(record['settings']['num_epochs'], 2)
     self.assertBetween(record['metrics']['linear/test_top1'], 0, 1)
 
+  def test_a_workdir(self):
+    """Even one that was imported."""
+    workdir = tempfile.mkdtemp()
+    golden = pathlib.Path(__file__).parent / 'golden'
+    deepmind_workdir.import_checkpoint(
+        str(golden / 'dm_tiny_checkpoint.pkl'), workdir)
+    with flagsaver.flagsaver(
+        checkpoint=workdir, protocol=['all']), contextlib.redirect_stdout(
+            io.StringIO()) as out:
+      evaluate.main([], [
+          '--config.data=fake:64', '--config.test_split=test',
+          '--config.test_image_size=32', '--config.evaluate_batch_size=32',
+          '--config.linear.batch_size=128', '--config.logistic.num_values=2',
+          "--config.semi_supervised.batch_size=3",
+          '--config.finetune.batch_size=128'])
+    made = {path.name for path in (
+        pathlib.Path(workdir) / 'evaluations').iterdir()}
+    self.assertEqual(made, {'knn-fake-64.json', 'logistic-fake-64.json'})
+    self.assertIn('step 4', out.getvalue())
 
   def test_all_that_the_data_allows(self):
     config = evaluate.override(_write_config(), [
         '--config.finetune.batch_size=128'])
     sources = subject.open_sources(config)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with self.assertLogs('absl', 'INFO') as logs:
       chosen = evaluate._choose_protocols(['all'], config, sources)
     self.assertEqual(chosen, ['knn', 'linear', 'logistic', 'semi_supervised'])
     self.assertIn(
         'finetune is left out: config.finetune.batch_size is 128, expected at '
-        'most the 64 images', out.getvalue())
+        'most the 64 images', '\n'.join(logs.output))
 
 
 class OverrideTest(parameterized.TestCase):

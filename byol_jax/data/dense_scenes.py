@@ -57,17 +57,20 @@ class Pictures:
 
   Attributes:
     labels: int [n].
-    class_names: as the source has them.
+    class_names: as the source has them, or numbers.
   """
 
   def __init__(self, source: examples.Source):
-    """Raises ConfigError if the source has no labels."""
-    if not source.class_names:
+    """Raises ConfigError unless every picture has one label."""
+    if source.num_classes is None or source.is_multi_label:
       raise config_lib.ConfigError(
-          f'{source.name} has no labels, expected a labelled dataset')
+          f'{source.name} has '
+          f'{"several" if source.is_multi_label else "no"} labels, expected '
+          'one for each picture')
     self._source = source
     self.labels = examples.read_labels(source)
-    self.class_names = source.class_names
+    self.class_names = source.class_names or tuple(
+        map(str, range(source.num_classes)))
 
   def read(self, index: int, side: int) -> np.ndarray:
     """The middle of a picture, uint8 [side, side, 3]."""

@@ -15,7 +15,6 @@ import jax
 from jax.experimental import multihost_utils
 import ml_collections
 
-from byol_jax.data import examples
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -44,7 +43,7 @@ class FinalEvaluator:
       names: of protocols.
       progress_directory: where unfinished work is kept; None: nowhere.
     """
-    check_protocols(names, config, sources)
+    protocols.check(names, config, sources)
     self._config = config
     self._names = tuple(names)
     self._extractor = subject_lib.Extractor(config, network, sources)
@@ -102,8 +101,8 @@ def _remove(directory: pathlib.Path) -> None:
 def evaluate_and_report(
     config: ml_collections.ConfigDict, network: network_lib.Network,
     state: state_lib.TrainState, initial_state: state_lib.TrainState,
-    train_source: examples.Source, test_source: examples.Source | None,
-    workdir: str, begin: float,
+    sources: subject_lib.Sources, names: Sequence[str], workdir: str,
+    begin: float,
 ) -> None:
   """Writes a run's evaluations, its result.json and its report.html.
 
@@ -112,18 +111,16 @@ def evaluate_and_report(
     network: of the run.
     state: the last one.
     initial_state: the same network before its first step.
-    train_source: where there are no labels, nothing is evaluated.
-    test_source: or None, likewise.
+    sources: of the run.
+    names: of protocols; where there are none, nothing is evaluated.
     workdir: of the run.
     begin: when the run began, on the monotonic clock, had it not stopped.
   """
   variables = features_lib.online_variables(state)
-  sources = labelled_sources(config, train_source, test_source)
   made = []
-  if sources and config.final_protocols:
+  if names:
     print('final evaluation: the encoder, then the same one at random')
-    evaluator = FinalEvaluator(
-        config, network, sources, config.final_protocols)
+    evaluator = FinalEvaluator(config, network, sources, names)
     made, subject = evaluator.run(
         variables, step=int(state.step), checkpoint=str(workdir))
     splits = subject.splits
@@ -131,14 +128,13 @@ def evaluate_and_report(
         features_lib.online_variables(initial_state), step=0,
         random_init=True)[0]
   else:
-    splits = _sample_splits(
-        config, network, variables, train_source, test_source)
+    splits = _sample_splits(config, network, variables, sources)
   if jax.process_index():
     return
   for record in made:
     records.write(workdir, record)
   neighbors.find(
-      train_source, test_source, splits, picture_size=config.image_size,
+      sources.train, sources.test, splits, picture_size=config.image_size,
   ).write(workdir)
   result = create_result(made, workdir, time.monotonic() - begin)
   result = json.dumps(result, indent=2)
@@ -152,34 +148,25 @@ def evaluate_and_report(
   print(f'report: {page}')
 
 
-def check_protocols(
-    names: Sequence[str], config: ml_collections.ConfigDict,
-    sources: subject_lib.Sources) -> None:
-  """Raises ConfigError for the first protocol that these data cannot give."""
-  for name in names:
-    protocols.get(name).check(config, sources)
-
-
-def labelled_sources(
-    config: ml_collections.ConfigDict, train_source: examples.Source,
-    test_source: examples.Source | None,
-) -> subject_lib.Sources | None:
-  """What `config.final_protocols` run on; None: labels or a test split lack.
+def choose_protocols(
+    config: ml_collections.ConfigDict, sources: subject_lib.Sources
+) -> Sequence[str]:
+  """`config.final_protocols`; of images without labels, those that remain.
 
   Raises:
-    ConfigError: if `config.valid_split` cannot be opened.
+    ConfigError: for one that labelled data cannot give.
   """
-  if test_source is None or None in (
-      train_source.num_classes, test_source.num_classes):
-    return None
-  return subject_lib.Sources(
-      train_source, test_source, subject_lib.open_valid(config))
+  names = config.final_protocols
+  if sources.test is None or None in (
+      sources.train.num_classes, sources.test.num_classes):
+    return protocols.choose(names, config, sources)
+  protocols.check(names, config, sources)
+  return names
 
 
 def _sample_splits(
     config: ml_collections.ConfigDict, network: network_lib.Network,
-    variables: Any, train_source: examples.Source,
-    test_source: examples.Source | None,
+    variables: Any, sources: subject_lib.Sources,
 ) -> features_lib.Splits:
   """Features for the report's pictures alone, where there are no labels."""
   predict = features_lib.make_predict(network)
@@ -187,7 +174,7 @@ def _sample_splits(
       features_lib.extract_features(
           predict, variables, features_lib.make_batches(
               source, config, config.knn.max_train_examples)())
-      for source in (train_source, test_source or train_source)))
+      for source in (sources.train, sources.test or sources.train)))
 
 
 def create_result(

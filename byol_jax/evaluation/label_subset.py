@@ -1,6 +1,8 @@
 """The labels that semi-supervised learning may see."""
 
+import collections
 import pathlib
+import re
 
 import ml_collections
 import numpy as np
@@ -8,9 +10,13 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.data import examples
 
+_INTEGER = re.compile(r'-?[0-9]+')
+_MAX_DIGITS = 18
 
-def check(settings: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError for subsets that do not go with the shares."""
+
+def check(
+    settings: ml_collections.ConfigDict, source: examples.Source) -> None:
+  """Raises ConfigError for lists that fit neither the shares nor the source."""
   if settings.subsets and len(settings.subsets) != len(settings.shares):
     raise config_lib.ConfigError(
         f'config.semi_supervised.subsets names {len(settings.subsets)} files '
@@ -19,6 +25,7 @@ def check(settings: ml_collections.ConfigDict) -> None:
     if not pathlib.Path(path).expanduser().is_file():
       raise config_lib.ConfigError(
           f'config.semi_supervised.subsets: there is no file {path}')
+    _read(path, source)
 
 
 def choose(
@@ -56,14 +63,16 @@ def _read(path: str, source: examples.Source) -> np.ndarray:
   if not lines:
     raise config_lib.ConfigError(
         f'{path} is empty, expected an index or a file name a line')
-  if not all(line.isdecimal() for line in lines):
+  if not all(_INTEGER.fullmatch(line) for line in lines):
     return _find(path, lines, source)
-  index = np.array(lines, np.int64)
-  if index.max() >= source.num_examples:
-    raise config_lib.ConfigError(
-        f'{path} has the index {index.max()}, expected below '
-        f'{source.num_examples}, the number of examples of {source.name}')
-  return np.unique(index)
+  for line in lines:
+    # As text first: Python reads no more than some thousand digits.
+    if len(line) > _MAX_DIGITS or not 0 <= int(line) < source.num_examples:
+      raise config_lib.ConfigError(
+          f'{path} has the index {line[:_MAX_DIGITS]}, expected from 0 to '
+          f'below {source.num_examples}, the number of examples of '
+          f'{source.name}')
+  return np.unique(np.array(lines, np.int64))
 
 
 def _find(
@@ -73,13 +82,21 @@ def _find(
     raise config_lib.ConfigError(
         f'{path} names files, such as {names[0]}, and examples of '
         f'{source.name} have no names; expected indices')
-  known = {}
-  for number, name in enumerate(source.read_names()):
-    known[name] = number
-    known.setdefault(pathlib.PurePosixPath(name).name, number)
+  paths = source.read_names()
+  last_parts = [pathlib.PurePosixPath(path).name for path in paths]
+  known = dict(zip(last_parts, range(len(paths)), strict=True))
+  known |= zip(paths, range(len(paths)), strict=True)
   missing = [name for name in names if name not in known]
   if missing:
     raise config_lib.ConfigError(
         f'{path} names {len(missing)} files that {source.name} does not hold, '
-        f'such as {missing[0]}; its files are named like {next(iter(known))}')
+        f'such as {missing[0]}; its files are named like {paths[0]}')
+  repeated = {
+      name for name, count in collections.Counter(last_parts).items()
+      if count > 1} - set(paths)
+  unclear = [name for name in names if name in repeated]
+  if unclear:
+    raise config_lib.ConfigError(
+        f'{path} names {unclear[0]}, which {source.name} holds several of; '
+        f'name it by its path, like {paths[0]}')
   return np.unique([known[name] for name in names])

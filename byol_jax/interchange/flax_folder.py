@@ -35,6 +35,8 @@ _KIND = 'flax'
 _FIELDS = (
     'encoder', 'resnet.', 'norm_', 'weight_standardization_', 'batch_norm_',
     'compute_dtype', 'augment.mean', 'augment.std')
+# What a config.json says of the run, at least.
+_RUN = ('config', 'step', 'image_size', 'licence', 'origin', 'evaluations')
 
 _USAGE = """\
 ```python
@@ -107,9 +109,14 @@ def read(
         'a workdir, or what python -m byol_jax.export --format=flax has '
         'written')
   run = facts.get('run', {})
+  missing = [name for name in _RUN if name not in run]
+  if missing:
+    raise config_lib.ConfigError(
+        f'{folder}/config.json does not say the {missing[0]} of its run: it '
+        'is damaged; copy or export it again')
   config = config_lib.from_dict({
       name: value for name, value in config_lib.flatten(
-          run.get('config', {})).items() if name.startswith(_FIELDS)})
+          run['config']).items() if name.startswith(_FIELDS)})
   if _is_custom(config) and encoder is None:
     raise config_lib.ConfigError(
         f'{folder} was pretrained with a custom encoder, {config.encoder}: '

@@ -41,6 +41,7 @@ from byol_jax import config as config_lib
 _MAX_OPCODES = 5_000_000
 # Of names and of numbers that are written out, in bytes.
 _MAX_LINE = 1024
+_MAX_INTEGER_BYTES = 255  # longer ones cannot be printed, and count nothing
 # Text and bytes that are longer stay in the file until an array wants them.
 _MAX_SHORT = 4096
 _MAX_DIMENSIONS = 32
@@ -304,6 +305,9 @@ class _Machine:
     self.push(bytes(data) if count <= _MAX_SHORT else data)
 
   def push_integer(self, count: int) -> None:
+    _expect(count <= _MAX_INTEGER_BYTES, (
+        f'it has an integer of {count} bytes, which a checkpoint does not '
+        'need'))
     self.push(int.from_bytes(self._take(count), 'little', signed=True))
 
   def push_integer_line(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import functools
 import json
@@ -18,10 +19,10 @@ import ml_collections
 from byol_jax import config as config_lib
 from byol_jax.data import pipeline
 from byol_jax.data import preview_grid
-from byol_jax.data import sources
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import final
 from byol_jax.evaluation import periodic
+from byol_jax.evaluation import subject
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
@@ -38,8 +39,8 @@ class Setup:
   """What a run is made of, and never changes while it runs."""
 
   config: ml_collections.ConfigDict
-  train_source: sources.Source
-  test_source: sources.Source | None
+  sources: subject.Sources
+  final_protocols: Sequence[str]  # of the config, those that the data allow
   network: network_lib.Network
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
@@ -61,14 +62,10 @@ def set_up(
   config_lib.validate(
       config, num_devices=jax.device_count(),
       custom_encoder=encoder is not None)
-  train_source = sources.create_source(config, config.train_split)
-  test_source = None
-  if config.test_split:
-    test_source = sources.create_source(config, config.test_split)
+  sources = subject.open_sources(config)
+  train_source = sources.train
   # Found out now, not after days of training.
-  labelled = final.labelled_sources(config, train_source, test_source)
-  if labelled:
-    final.check_protocols(config.final_protocols, config, labelled)
+  final_protocols = final.choose_protocols(config, sources)
   total_steps, warmup_steps = config_lib.run_length(
       config, train_source.num_examples)
   learning_rate_fn = schedules.make_learning_rate_fn(
@@ -88,7 +85,7 @@ def set_up(
     return devices.prefetch(dataset.as_numpy_iterator())
 
   return Setup(
-      config=config, train_source=train_source, test_source=test_source,
+      config=config, sources=sources, final_protocols=final_protocols,
       network=network, p_train_step=devices.pmap_train_step(train_step),
       create_state=start.make_create_first_state(
           network, tx, config, train_source),
@@ -97,7 +94,7 @@ def set_up(
           state_lib.make_create_train_state(network, tx, config)),
       create_batches=create_batches,
       evaluate=periodic.Evaluator(
-          config, network, train_source, test_source).run,
+          config, network, train_source, sources.test).run,
       total_steps=total_steps)
 
 
@@ -139,7 +136,7 @@ def pretrain(
     checkpoints.close()
   final.evaluate_and_report(
       config, setup.network, state, setup.create_state(),
-      setup.train_source, setup.test_source, workdir, begin)
+      setup.sources, setup.final_protocols, workdir, begin)
 
 
 def _first_state(
@@ -154,7 +151,7 @@ def _first_state(
   config = setup.config
   note = {
       'config': config_lib.to_dict(config),
-      'num_classes': setup.train_source.num_classes,
+      'num_classes': setup.sources.train.num_classes,
       'custom_encoder': config.encoder if encoder is not None else None,
       'examples_seen': 0, 'seconds': 0.0, 'wall_seconds': 0.0}
   step = checkpoints.latest_step()
@@ -234,7 +231,7 @@ class Loop:
     self._writer = metrics_lib.MetricWriter(self._workdir, first_step)
     self._batches = setup.create_batches(first_step)
     _, warmup_steps = config_lib.run_length(
-        self._config, setup.train_source.num_examples)
+        self._config, setup.sources.train.num_examples)
     self._watch = collapse.Watch(
         self._config,
         collapse.quiet_steps(warmup_steps, setup.total_steps),
@@ -243,20 +240,20 @@ class Loop:
     for line in self._describe():
       self._progress.say(line)
     if not first_step:
-      views = preview_grid.create_preview(setup.train_source, self._config)
+      views = preview_grid.create_preview(setup.sources.train, self._config)
       preview_grid.write_png(views, f'{self._workdir}/views.png')
       self._writer.write_image(0, 'views', views)
 
   def _describe(self) -> Iterator[str]:
     """What is about to run, for the head of the terminal."""
     setup, config = self._setup, self._config
-    source = setup.train_source
+    source = setup.sources.train
     classes = f'{source.num_classes} classes'
     if not source.has_labels:
       classes = 'no labels, so the online probe and kNN are off'
-    elif setup.test_source is None:
+    elif setup.sources.test is None:
       classes += '; no test split, so kNN and the probe are not tested'
-    elif not setup.test_source.has_labels:
+    elif not setup.sources.test.has_labels:
       classes += '; its test split has no labels, so nothing is tested'
     yield f'data: {source.name}, {source.num_examples} images, {classes}'
     yield (
@@ -299,7 +296,8 @@ class Loop:
     self._writer.write(step, metrics | {
         'perf/seconds': self._note['seconds']})
     self._progress.report(
-        step, epoch=step * batch_size / self._setup.train_source.num_examples,
+        step,
+        epoch=step * batch_size / self._setup.sources.train.num_examples,
         loss=metrics['train/loss'], images_per_second=rate,
         seconds_left=(self._setup.total_steps - step) * batch_size
         / max(rate, 1e-9))

@@ -6,6 +6,7 @@ import pytest
 
 from byol_jax import config as config_lib
 from byol_jax.config import ConfigError
+from byol_jax.data import arrays
 from byol_jax.data import dense
 from byol_jax.data import dense_pipeline
 from byol_jax.data import dense_scenes
@@ -300,20 +301,42 @@ def test_colors_change_within_their_ranges(tmp_path):
 
 
 def test_scenes(tmp_path):
-  """The same every time, with all classes, near things before far ones."""
+  """The same every time; what a picture is, and how large, says how far."""
+  pictures = dense_scenes.Pictures(arrays.create_fake_source('', 'train', 32))
   for name in ('a', 'b'):
     dense_scenes.write_scenes(
-        str(tmp_path / name), num_unlabelled=1, num_train=20, num_test=1,
-        height=24, width=32)
+        str(tmp_path / name), train=pictures, test=pictures, num_unlabelled=1,
+        num_train=10, num_test=1, height=64, width=96)
   source = _open(f'pairs:{tmp_path / "a"}')
-  assert source.map_classes == dense_scenes.CLASSES
+  assert source.map_classes == ('wall', *pictures.class_names)
   again = _open(f'pairs:{tmp_path / "b"}')
-  for i in range(20):
-    np.testing.assert_array_equal(source.load_depth(i), again.load_depth(i))
+  spans = {}
+  for i in range(10):
     np.testing.assert_array_equal(
         pipeline.read_image(source, i), pipeline.read_image(again, i))
-    depth = source.load_depth(i).numpy()
-    assert dense_scenes.NEAR <= depth.min() and depth.max() <= dense_scenes.FAR
-  classes = np.concatenate([np.unique(source.load_label(i)) for i in range(20)])
-  assert set(classes) == set(range(6))
+    label, depth = source.load_label(i).numpy(), source.load_depth(i)
+    np.testing.assert_array_equal(depth, again.load_depth(i))
+    depth = depth.numpy()
+    assert (depth[label == 0] == dense_scenes.WALL).all()
+    assert (depth[label > 0] < dense_scenes.WALL).all()
+    for number in np.unique(label):
+      spans.setdefault(number, []).extend(np.unique(depth[label == number]))
+  assert sorted(spans) == list(range(len(source.map_classes)))
+  # Of one class some are nearer and some further, and the large ones further.
+  assert max(spans[1]) > 1.2 * min(spans[1])
+  largest = max(spans)
+  assert np.mean(spans[largest]) > 2.5 * np.mean(spans[1])
   assert _open(f'folder:{tmp_path / "a" / "unlabelled"}').num_examples == 1
+
+
+def test_scenes_that_cannot_be(tmp_path):
+  pictures = dense_scenes.Pictures(arrays.create_fake_source('', 'train', 32))
+  with pytest.raises(config_lib.ConfigError, match='multiples of 32'):
+    dense_scenes.write_scenes(
+        str(tmp_path), train=pictures, test=pictures, num_unlabelled=1,
+        num_train=1, num_test=1, height=50, width=96)
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / 'a.png')
+  config = config_lib.get_base_config()
+  config.data = f'folder:{tmp_path}'
+  with pytest.raises(config_lib.ConfigError, match='no labels'):
+    dense_scenes.Pictures(sources.create_source(config, 'train'))

@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax.data import arrays
 from byol_jax.data import dense_scenes
 from byol_jax.evaluation import dense
 from byol_jax.evaluation import protocols
@@ -38,9 +39,10 @@ def patches(tmp_path_factory):
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
   path = tmp_path_factory.mktemp('scenes')
+  pictures = dense_scenes.Pictures(arrays.create_fake_source('', 'train', 32))
   dense_scenes.write_scenes(
-      str(path), num_unlabelled=1, num_train=16, num_test=8, height=32,
-      width=48)
+      str(path), train=pictures, test=pictures, num_unlabelled=1,
+      num_train=16, num_test=8, height=32, width=64)
   return f'pairs:{path}'
 
 

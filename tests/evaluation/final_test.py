@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import config as config_lib
-from byol_jax.data import sources
 from byol_jax.evaluation import features
 from byol_jax.evaluation import final
 from byol_jax.evaluation import gallery
@@ -63,11 +62,9 @@ def _write_arrays(labelled):
 
 
 def _set_up(config):
-  train = sources.create_source(config, config.train_split)
-  test = None
-  if config.test_split:
-    test = sources.create_source(config, config.test_split)
-  network = network_lib.create_network(config, train.num_classes, _Colors())
+  sources = subject.open_sources(config)
+  network = network_lib.create_network(
+      config, sources.train.num_classes, _Colors())
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
   rng = np.random.default_rng(0)
   # Without compiling an initialisation.
@@ -75,7 +72,7 @@ def _set_up(config):
       lambda x: jnp.asarray(1 + 0.5 * rng.normal(size=x.shape), x.dtype),
       jax.eval_shape(
           lambda: state_lib.create_train_state(network, tx, config)))
-  return train, test, network, state.replace(step=jnp.int32(0))
+  return sources, network, state.replace(step=jnp.int32(0))
 
 
 def _finish(config):
@@ -85,10 +82,10 @@ def _finish(config):
       json.dumps({'step': step, 'perf/images_per_second': rate,
                   'perf/seconds': step / 2}) + '\n'
       for step, rate in ((1, 5.0), (2, 100.0), (3, 90.0))))
-  train, test, network, state = _set_up(config)
+  sources, network, state = _set_up(config)
   final.evaluate_and_report(
-      config, network, state, state, train, test, str(workdir),
-      time.monotonic())
+      config, network, state, state, sources,
+      final.choose_protocols(config, sources), str(workdir), time.monotonic())
   return workdir
 
 
@@ -162,9 +159,8 @@ class AugmentedLinearTest(absltest.TestCase):
     config = _config(**{
         'linear.augment': True, 'linear.base_learning_rates': (1e-6, 0.5),
         'linear.held_out_share': 0.25})
-    train, test, network, state = _set_up(config)
-    evaluator = final.FinalEvaluator(
-        config, network, subject.Sources(train, test), ['linear'])
+    sources, network, state = _set_up(config)
+    evaluator = final.FinalEvaluator(config, network, sources, ['linear'])
     (record,), found = evaluator.run(
         features.online_variables(state), step=0, random_init=True)
     self.assertIn(record['metrics']['linear/base_learning_rate'], (1e-6, 0.5))
@@ -190,21 +186,31 @@ class ErrorsTest(parameterized.TestCase):
       ({'linear.held_out_share': 1.0}, ['knn', 'linear'], 'expected in'))
   def test_one_line_before_any_compile(self, fields, names, message):
     config = _config(**fields)
-    train = sources.create_source(config, config.train_split)
-    test = config.test_split and sources.create_source(config, 'test') or None
+    sources = subject.open_sources(config)
     with self.assertRaisesRegex(config_lib.ConfigError, message) as raised:
-      final.FinalEvaluator(
-          config, None, subject.Sources(train, test), names)
+      final.FinalEvaluator(config, None, sources, names)
     self.assertNotIn('\n', str(raised.exception))
 
   def test_no_labels(self):
     config = _config(data=_write_arrays(False))
-    train, test = (
-        sources.create_source(config, split) for split in ('train', 'test'))
+    sources = subject.open_sources(config)
     with self.assertRaisesRegex(
         config_lib.ConfigError, "linear needs labels, .* split 'train'"):
-      final.FinalEvaluator(
-          config, None, subject.Sources(train, test), ['linear'])
+      final.FinalEvaluator(config, None, sources, ['linear'])
+
+  def test_of_images_without_labels_what_remains(self):
+    """Said at the start of a run, instead of ending it."""
+    config = _config(
+        data=_write_arrays(False), final_protocols=('knn', 'linear'))
+    with self.assertLogs('absl', 'INFO') as logs:
+      names = final.choose_protocols(config, subject.open_sources(config))
+    self.assertEqual(list(names), [])
+    self.assertIn('linear is left out: linear needs labels', logs.output[1])
+
+  def test_of_labelled_images_nothing_is_left_out(self):
+    config = _config(final_protocols=('knn', 'depth'))
+    with self.assertRaisesRegex(config_lib.ConfigError, 'needs depth maps'):
+      final.choose_protocols(config, subject.open_sources(config))
 
 
 _WITHOUT_LABELS = {
@@ -223,8 +229,9 @@ class PeriodicTest(absltest.TestCase):
 
   def test_labelled(self):
     config = _config()
-    train, test, network, state = _set_up(config)
-    evaluator = periodic.Evaluator(config, network, train, test)
+    sources, network, state = _set_up(config)
+    evaluator = periodic.Evaluator(
+        config, network, sources.train, sources.test)
     metrics = dict(evaluator.run(state))
     self.assertEqual(set(metrics), {
         'knn/test_top1', 'knn/test_top5', 'online_probe/test_top1',
@@ -237,9 +244,9 @@ class PeriodicTest(absltest.TestCase):
   def test_without_labels_or_test_split(self):
     for fields in ({'data': _write_arrays(False)}, {'test_split': ''}):
       config = _config(**fields)
-      train, test, network, state = _set_up(config)
-      metrics = dict(
-          periodic.Evaluator(config, network, train, test).run(state))
+      sources, network, state = _set_up(config)
+      metrics = dict(periodic.Evaluator(
+          config, network, sources.train, sources.test).run(state))
       self.assertEqual(set(metrics), _WITHOUT_LABELS)
 
 
@@ -247,21 +254,21 @@ class NeighborsTest(absltest.TestCase):
 
   def test_nearest_first_and_pictures_of_the_right_examples(self):
     config = _config(data=_write_arrays(True))
-    train, test, network, state = _set_up(config)
-    made, found = final.FinalEvaluator(
-        config, network, subject.Sources(train, test), []).run(
-            features.online_variables(state), step=0)
+    sources, network, state = _set_up(config)
+    made, found = final.FinalEvaluator(config, network, sources, []).run(
+        features.online_variables(state), step=0)
     self.assertEqual(made, [])
     splits = found.splits
     found = neighbors.find(
-        train, test, splits, picture_size=8, num_queries=3, k=4)
+        sources.train, sources.test, splits, picture_size=8, num_queries=3,
+        k=4)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (
         splits.test.embedding, splits.train.embedding)]
     # One query of each class: the first ones.
     cosine = unit[0][:3] @ unit[1].T
     order = np.argsort(-cosine, axis=1)[:, :4]
-    np.testing.assert_array_equal(found.query, test.images[:3])
-    np.testing.assert_array_equal(found.neighbor, train.images[order])
+    np.testing.assert_array_equal(found.query, sources.test.images[:3])
+    np.testing.assert_array_equal(found.neighbor, sources.train.images[order])
     np.testing.assert_array_equal(found.neighbor_label, order % 3)
     np.testing.assert_allclose(
         found.cosine, np.take_along_axis(cosine, order, axis=1), atol=1e-5)

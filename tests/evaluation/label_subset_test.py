@@ -45,23 +45,40 @@ def test_a_list_of_names(tmp_path):
 
 
 @pytest.mark.parametrize('text, names, message', [
-    ('1\n153\n', None, 'has the index 153, expected below 153'),
+    ('1\n153\n', None, 'has the index 153, expected from 0 to below 153'),
+    ('1\n-1\n', None, 'has the index -1, expected from 0'),
+    ('1\n' + '9' * 9999, None, 'has the index 9{18}, expected from 0'),
     ('', None, 'is empty'),
     ('a.png\n', None, 'have no names; expected indices'),
     ('a.png\nb.png\n', lambda: ['a.png'] * 153,
-     'names 1 files that .* such as b.png')])
+     'names 1 files that .* such as b.png'),
+    ('x.png\n', lambda: ['a/x.png', 'b/x.png'] + ['c.png'] * 151,
+     'names x.png, which .* holds several of; name it by its path, like a/x')])
 def test_lists_that_do_not_fit(tmp_path, text, names, message):
   path = tmp_path / 'list.txt'
   path.write_text(text)
   with pytest.raises(config_lib.ConfigError, match=message):
     label_subset.choose(_source(names), _LABELS, 0.1, seed=0, path=path)
+  settings = config_lib.get_base_config().semi_supervised
+  settings.update(subsets=(str(path),), shares=(0.01,))
+  with pytest.raises(config_lib.ConfigError, match=message):
+    label_subset.check(settings, _source(names))
+
+
+def test_paths_tell_files_of_one_name_apart(tmp_path):
+  path = tmp_path / 'list.txt'
+  path.write_text('b/x.png')
+  names = lambda: ['a/x.png', 'b/x.png'] + ['c.png'] * 151
+  np.testing.assert_array_equal(
+      label_subset.choose(_source(names), _LABELS, 0.1, seed=0, path=path),
+      [1])
 
 
 def test_as_many_lists_as_shares(tmp_path):
   settings = config_lib.get_base_config().semi_supervised
   settings.subsets = ('there is none',)
   with pytest.raises(config_lib.ConfigError, match='1 files for 2 shares'):
-    label_subset.check(settings)
+    label_subset.check(settings, _source())
   settings.shares = (0.01,)
   with pytest.raises(config_lib.ConfigError, match='no file there is none'):
-    label_subset.check(settings)
+    label_subset.check(settings, _source())

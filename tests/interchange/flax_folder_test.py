@@ -75,6 +75,13 @@ def _set(**fields):
   return change
 
 
+def _forget_the_step(folder):
+  path = folder / 'config.json'
+  facts = json.loads(path.read_text())
+  del facts['run']['step']
+  path.write_text(json.dumps(facts))
+
+
 def _call_it_torch(folder):
   path = folder / 'config.json'
   path.write_text(path.read_text().replace('"flax"', '"torch"'))
@@ -90,6 +97,7 @@ def test_outlives_the_fields_of_training(folder):
     (_cut_header, r'\(5 bytes\) is cut short'),
     (_flip_a_byte, 'SHA-256 is not'),
     (_cut_config, 'config.json is no JSON'),
+    (_forget_the_step, 'config.json does not say the step of its run'),
     (_remove_weights, 'model.safetensors is not there'),
     (_set(encoder='resnet18'),
      r'another architecture .*group1_block2.conv1.kernel has the shape '

@@ -255,15 +255,23 @@ def _few_bytes():
 @pytest.mark.parametrize('opcode, layout', [
     (pickle.BINUNICODE8, '<Q'), (pickle.BINBYTES8, '<Q'),
     (pickle.BYTEARRAY8, '<Q'), (pickle.FRAME, '<Q'),
-    (pickle.BINUNICODE, '<I'), (pickle.BINBYTES, '<I'),
-    (pickle.LONG4, '<i')])
+    (pickle.BINUNICODE, '<I'), (pickle.BINBYTES, '<I')])
 def test_claimed_lengths(tmp_path, opcode, layout):
-  bits = 8 * struct.calcsize(layout) - (layout == '<i')
+  bits = 8 * struct.calcsize(layout)
   for length in (10, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1):
     if length < 2**bits:
       data = opcode + struct.pack(layout, length) + b'x.'
       assert 'cut short' in _refusal(tmp_path, data)
-  assert 'cut short' in _refusal(tmp_path, pickle.LONG4 + b'\xff' * 4 + b'.')
+
+
+def test_integers_that_cannot_be_printed(tmp_path):
+  """A line that says what was found could not be made of such a key."""
+  data = pickle.LONG4 + struct.pack('<i', 5000) + b'x' * 5000 + b'.'
+  assert 'an integer of 5000 bytes' in _refusal(tmp_path, data)
+  for length in (-1, 10, 2**31 - 1):
+    assert _refusal(tmp_path, pickle.LONG4 + struct.pack('<i', length))
+  data = pickle.LONG1 + b'\xff' + b'x' * 255 + b'.'
+  assert str(_load(tmp_path, data))
 
 
 @pytest.mark.usefixtures('_few_bytes')

@@ -11,9 +11,14 @@ Each is a module of
 Accuracies are shares in [0, 1].
 """
 
+from collections.abc import Sequence
 from types import ModuleType
 
+from absl import logging
+import ml_collections
+
 from byol_jax import config as config_lib
+from byol_jax.evaluation import subject as subject_lib
 from byol_jax.evaluation.protocols import depth
 from byol_jax.evaluation.protocols import finetune
 from byol_jax.evaluation.protocols import knn
@@ -40,3 +45,25 @@ def get(name: str) -> ModuleType:
         f'unknown protocol {name!r}, expected all, or some of '
         f'{", ".join(_MODULES)} with commas')
   return _MODULES[name]
+
+
+def check(
+    names: Sequence[str], config: ml_collections.ConfigDict,
+    sources: subject_lib.Sources) -> None:
+  """Raises ConfigError for the first protocol that the data cannot give."""
+  for name in names:
+    get(name).check(config, sources)
+
+
+def choose(
+    names: Sequence[str], config: ml_collections.ConfigDict,
+    sources: subject_lib.Sources) -> list[str]:
+  """The protocols that the data allow; says why others are left out."""
+  chosen = []
+  for name in names:
+    try:
+      get(name).check(config, sources)
+      chosen.append(name)
+    except config_lib.ConfigError as error:
+      logging.info('%s is left out: %s', name, error)
+  return chosen

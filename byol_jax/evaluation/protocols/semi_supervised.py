@@ -40,7 +40,7 @@ def check(
       'semi_supervised', config,
       has_choice=len(settings.num_epochs) * len(settings.learning_rates) > 1)
   needs.devices('semi_supervised', config)
-  label_subset.check(settings)
+  label_subset.check(settings, sources.train)
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -64,8 +64,9 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
 
   Yields:
     For a share of 1 %: `semi_supervised/1pct_test_top1`, of more than five
-    classes `1pct_test_top5`, and the chosen `1pct_learning_rate` and
-    `1pct_num_epochs`; likewise for the others.
+    classes `1pct_test_top5`, the chosen `1pct_learning_rate` and
+    `1pct_num_epochs`, and `1pct_batch_size`, no more than the labelled
+    examples; likewise for the others.
   """
   config, train = subject.config, subject.sources.train
   settings = config.semi_supervised
@@ -126,3 +127,4 @@ def _fine_tune(
     yield f'test_top{count}', int(hits) / len(label)
   yield 'learning_rate', float(best[0])
   yield 'num_epochs', float(best[1])
+  yield 'batch_size', float(batch_size)

@@ -52,7 +52,7 @@ def config(tiny_config):
       'logistic.held_out_share': 0.2,
       'semi_supervised.shares': (0.25,), 'semi_supervised.num_epochs': (20,),
       'semi_supervised.learning_rates': (1e-6, 0.3),
-      'semi_supervised.batch_size': 16,
+      'semi_supervised.batch_size': 32,  # more than the labelled ones
       'semi_supervised.held_out_share': 0.3,
       'finetune.num_steps': 25, 'finetune.batch_size': 32,
       'finetune.learning_rates': (1e-6, 0.3),
@@ -87,6 +87,7 @@ def test_each_learns_and_says_what_it_did(config, tiny_encoder, tmp_path):
   metrics = made['semi_supervised']['metrics']
   assert metrics['semi_supervised/25pct_learning_rate'] == 0.3
   assert metrics['semi_supervised/25pct_num_epochs'] == 20
+  assert metrics['semi_supervised/25pct_batch_size'] == 24
   assert made['finetune']['metrics']['finetune/learning_rate'] == 0.3
   assert made['logistic']['metrics']['logistic/not_converged'] == 0
   # What was unfinished is finished.

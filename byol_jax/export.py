@@ -18,6 +18,8 @@ cannot express is refused, with the formats that can.
 from collections.abc import Sequence
 import importlib
 import pathlib
+import shutil
+import tempfile
 
 from absl import flags
 
@@ -58,8 +60,11 @@ def main(_: Sequence[str]) -> None:
   encoder = pretrained.restore(
       _CHECKPOINT.value, image_size=_IMAGE_SIZE.value, licence=_LICENCE.value)
   writer.check(encoder)
-  folder.mkdir(parents=True, exist_ok=True)
-  writer.write(folder, encoder)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  # What does not agree with the encoder leaves nothing that could be used.
+  with tempfile.TemporaryDirectory(dir=folder.parent) as unchecked:
+    writer.write(unchecked, encoder)
+    shutil.copytree(unchecked, folder, dirs_exist_ok=True)
   print(f'wrote {folder}: its README.md says how to load it')
 
 

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 from typing import Any
+import zlib
 
 from byol_jax import config as config_lib
 from byol_jax.evaluation import protocols
@@ -74,12 +75,19 @@ def dataset_slug(data: str) -> str:
 
 
 def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
-  """Writes a record to `directory/evaluations`; an older one is replaced."""
-  path = pathlib.Path(directory) / 'evaluations'
-  path.mkdir(parents=True, exist_ok=True)
+  """Writes a record to `directory/evaluations`.
+
+  An older one on the same data is replaced; one on other data whose files have
+  the same name is not.
+  """
+  folder = pathlib.Path(directory) / 'evaluations'
+  folder.mkdir(parents=True, exist_ok=True)
+  name = f'{record["protocol"]}-{dataset_slug(record["data"])}'
   suffix = '-random_init' if record['random_init'] else ''
-  path /= (
-      f'{record["protocol"]}-{dataset_slug(record["data"])}{suffix}.json')
+  path = folder / f'{name}{suffix}.json'
+  if path.exists() and json.loads(path.read_text())['data'] != record['data']:
+    number = zlib.crc32(record['data'].encode())
+    path = folder / f'{name}-{number:08x}{suffix}.json'
   path.write_text(json.dumps(record, indent=2) + '\n')
   return path
 

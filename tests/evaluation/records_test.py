@@ -29,6 +29,16 @@ def test_unlike_settings_do_not_meet():
       ('25.00', '–', '–'), ('–', '50.00', '–')]
 
 
+def test_two_folders_of_one_name(tmp_path):
+  """Neither takes the other's place; the same data takes its own."""
+  for data, share in (('folder:a/x', 0.1), ('folder:b/x', 0.2),
+                      ('folder:a/x', 0.3), ('folder:b/x', 0.4)):
+    record = _record(False, **{'knn/test_top1': share}) | {'data': data}
+    records.write(tmp_path, record)
+  assert {r['data']: records.headline(r) for r in records.read_all(
+      tmp_path)} == {'folder:a/x': 0.3, 'folder:b/x': 0.4}
+
+
 def test_another_network_or_image_size_is_no_baseline():
   record = _record(True)
   for other in (record | {'architecture': {'resnet': {'width': 2.0}}},

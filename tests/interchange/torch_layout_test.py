@@ -289,9 +289,12 @@ def _save_workdir(workdir, config, fill):
           'batch_stats': state.online_batch_stats}
 
 
-def _export(*arguments):
+def _export(*arguments, before='pass'):
+  program = (
+      f'import runpy; {before}; '
+      'runpy.run_module("byol_jax.export", run_name="__main__")')
   return subprocess.run(
-      [sys.executable, '-m', 'byol_jax.export', *arguments],
+      [sys.executable, '-c', program, *arguments],
       capture_output=True, text=True, check=False,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'})
 
@@ -317,6 +320,19 @@ def test_the_job(tmp_path, fill):
   assert facts['pretrained_cfg']['mean'] == [0.485, 0.456, 0.406]
   assert facts['run']['step'] == 7
   assert facts['run']['config'] == config_lib.to_dict(config)
+
+
+def test_what_does_not_agree_is_not_left_behind(tmp_path, fill):
+  config = _config()
+  config.update(target='stop_gradient', optimizer='sgd', encoder='resnet10')
+  _save_workdir(tmp_path / 'run', config, fill)
+  done = _export(
+      f'--checkpoint={tmp_path}/run', '--format=stablehlo',
+      f'--output={tmp_path}/made', before=(
+          'from byol_jax.interchange import portable; portable.TOLERANCE = -1'))
+  assert done.returncode == 1
+  assert 'do not use it' in done.stderr.splitlines()[-1]
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
 
 
 @pytest.mark.parametrize('encoder, norm, epsilon, settings, name', [

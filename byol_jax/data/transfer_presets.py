@@ -57,15 +57,15 @@ PRESETS = {
 }
 
 
-def expand(data: str) -> dict[str, str]:
+def expand(data: str) -> dict[str, str | float]:
   """The config fields that `--data=DATA` stands for.
 
   Args:
     data: as `config.data`, or `NAME` or `NAME:PATH` of a preset.
 
   Returns:
-    `data` and, of a preset, `train_split`, `valid_split`, `test_split` and
-    `metric`.
+    `data` and, of a preset, `train_split`, `valid_split`, `test_split`,
+    `metric`, and a `test_crop_ratio` of 1: D.2 shows all of an image's middle.
 
   Raises:
     ConfigError: if TFDS does not hold the preset and there is no path.
@@ -84,4 +84,5 @@ def expand(data: str) -> dict[str, str]:
         f'FOLDER/{{train,valid,test}}/CLASS and give --data={name}:FOLDER')
   return {
       'data': place, 'train_split': splits[0], 'valid_split': splits[1],
-      'test_split': splits[2], 'metric': preset.metric}
+      'test_split': splits[2], 'metric': preset.metric,
+      'test_crop_ratio': 1.0}

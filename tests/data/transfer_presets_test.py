@@ -28,14 +28,15 @@ def test_tfds_holds_it(name):
 def test_train_and_valid_share_a_split_where_tfds_has_but_one():
   assert transfer_presets.expand('cars') == {
       'data': 'tfds:cars196', 'train_split': 'train[:6494]',
-      'valid_split': 'train[6494:]', 'test_split': 'test', 'metric': 'top1'}
+      'valid_split': 'train[6494:]', 'test_split': 'test', 'metric': 'top1',
+      'test_crop_ratio': 1.0}
 
 
 def test_a_folder_of_ones_own():
   assert transfer_presets.expand('aircraft:/data/aircraft') == {
       'data': 'folder:/data/aircraft', 'train_split': 'train',
       'valid_split': 'valid', 'test_split': 'test',
-      'metric': 'mean_per_class'}
+      'metric': 'mean_per_class', 'test_crop_ratio': 1.0}
 
 
 def test_what_is_no_preset_stays():

@@ -21,8 +21,8 @@ evaluation depends on, such as `--config.knn.k=20`. `--data=food101` and the
 like stand for the paper's transfer datasets with their splits and metrics, see
 `data/transfer_presets.py`. The second form evaluates the encoder of a config
 at random initialisation, for comparison. Figures are printed, and written with
-their settings to WORKDIR/evaluations/PROTOCOL-DATASET.json. What was cut short
-goes on where it was.
+their settings to WORKDIR/evaluations/PROTOCOL-DATASET.json, and side by side to
+WORKDIR/evaluations/table.md. What was cut short goes on where it was.
 """
 
 from collections.abc import Sequence

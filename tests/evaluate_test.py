@@ -144,7 +144,8 @@ class JobTest(parameterized.TestCase):
           '--config.finetune.batch_size=128'])
     made = {path.name for path in (
         pathlib.Path(workdir) / 'evaluations').iterdir()}
-    self.assertEqual(made, {'knn-fake-64.json', 'logistic-fake-64.json'})
+    self.assertEqual(made, {
+        'knn-fake-64.json', 'logistic-fake-64.json', 'table.md'})
     self.assertIn('step 4', out.getvalue())
 
   def test_all_that_the_data_allows(self):

@@ -1,6 +1,8 @@
 """Figures on disk: WORKDIR/evaluations/PROTOCOL-DATASET.json.
 
-Each holds everything that makes its figures comparable with another's.
+Each holds everything that makes its figures comparable with another's. All of
+a workdir's are in evaluations/table.md, those of a pretrained encoder beside
+those of the same one at random initialisation.
 """
 
 from collections.abc import Sequence
@@ -75,7 +77,7 @@ def dataset_slug(data: str) -> str:
 
 
 def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
-  """Writes a record to `directory/evaluations`.
+  """Writes a record to `directory/evaluations`, and all of them as a table.
 
   An older one on the same data is replaced; one on other data whose files have
   the same name is not.
@@ -89,6 +91,7 @@ def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
     number = zlib.crc32(record['data'].encode())
     path = folder / f'{name}-{number:08x}{suffix}.json'
   path.write_text(json.dumps(record, indent=2) + '\n')
+  (folder / 'table.md').write_text(markdown(read_all(directory)))
   return path
 
 

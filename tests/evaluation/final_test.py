@@ -103,7 +103,8 @@ class FinalTest(parameterized.TestCase):
     self.assertCountEqual(
         [path.name for path in (workdir / 'evaluations').iterdir()],
         ['knn-fake-96.json', 'knn-fake-96-random_init.json',
-         'linear-fake-96.json', 'linear-fake-96-random_init.json'])
+         'linear-fake-96.json', 'linear-fake-96-random_init.json',
+         'table.md'])
     by_protocol = {
         r['protocol']: r for r in records.read_all(workdir)
         if not r['random_init']}

@@ -35,6 +35,9 @@ def test_two_folders_of_one_name(tmp_path):
                       ('folder:a/x', 0.3), ('folder:b/x', 0.4)):
     record = _record(False, **{'knn/test_top1': share}) | {'data': data}
     records.write(tmp_path, record)
+  table = (tmp_path / 'evaluations' / 'table.md').read_text()
+  assert table == records.markdown(records.read_all(tmp_path))
+  assert '| 30.00 |' in table and '| 40.00 |' in table
   assert {r['data']: records.headline(r) for r in records.read_all(
       tmp_path)} == {'folder:a/x': 0.3, 'folder:b/x': 0.4}
 

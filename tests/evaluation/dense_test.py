@@ -219,3 +219,16 @@ def test_bad_settings(config, field, value):
   config_lib.set_field(config, field, value)
   with pytest.raises(config_lib.ConfigError, match=f'config.{field} is'):
     config_lib.validate(config)
+
+
+def test_learning_rate_drops_twice():
+  """To a tenth from 70 % of the steps, and to a hundredth from 90 %."""
+  tx = dense._make_optimizer(
+      {'learning_rate': jnp.float32(2.0)}, momentum=0.0, total_steps=10)
+  params, updates = {'w': jnp.float32(1.0)}, []
+  state = tx.init(params)
+  for _ in range(10):
+    update, state = tx.update({'w': jnp.float32(1.0)}, state, params)
+    updates.append(update['w'])
+  np.testing.assert_allclose(
+      updates, 7 * [-2.0] + 2 * [-0.2] + [-0.02], rtol=1e-6)

@@ -12,6 +12,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.evaluation import features
 from byol_jax.networks import network as network_lib
+from byol_jax.training import state as state_lib
 
 
 class _Pixels(nn.Module):
@@ -138,6 +139,30 @@ class FeaturesTest(parameterized.TestCase):
   def test_nothing_to_extract(self):
     with self.assertRaisesRegex(ValueError, 'no examples'):
       features.extract_features(lambda v, x: {}, {}, [])
+
+
+class VariablesTest(absltest.TestCase):
+
+  def _state(self, **target):
+    return state_lib.TrainState(
+        step=0, online_params={'encoder': 'online'},
+        online_batch_stats={'encoder': "online's own"}, opt_state=(),
+        objective_state={}, **target)
+
+  def test_each_side_has_its_own(self):
+    state = self._state(
+        target_params={'encoder': 'target'},
+        target_batch_stats={'encoder': "target's own"})
+    for side, variables in (
+        ('online', features.online_variables(state)),
+        ('target', features.target_variables(state))):
+      self.assertEqual(variables, {
+          'params': {'encoder': side},
+          'batch_stats': {'encoder': f"{side}'s own"}})
+
+  def test_without_a_target(self):
+    state = self._state(target_params={}, target_batch_stats={})
+    self.assertIsNone(features.target_variables(state))
 
 
 if __name__ == '__main__':

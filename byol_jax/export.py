@@ -18,12 +18,9 @@ cannot express is refused, with the formats that can.
 from collections.abc import Sequence
 import importlib
 import pathlib
-import shutil
-import tempfile
 
 from absl import flags
 
-from byol_jax import config as config_lib
 from byol_jax import jobs
 
 # The module of interchange/ that writes each.
@@ -49,22 +46,18 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 def main(_: Sequence[str]) -> None:
   """Restores and writes."""
   # Imported here, so that --help does not wait for JAX.
+  from byol_jax.interchange import output_folder
   from byol_jax.interchange import pretrained
   writer = importlib.import_module(
       f'byol_jax.interchange.{_WRITERS[_FORMAT.value]}')
-  folder = pathlib.Path(_OUTPUT.value)
-  if (folder / 'checkpoints').exists():
-    raise config_lib.ConfigError(
-        f'--output={folder} is a workdir, whose config.json an export would '
-        'replace: take another folder')
+  folder = pathlib.Path(_OUTPUT.value).absolute()
+  output_folder.check(folder, _FORMAT.value)
   encoder = pretrained.restore(
       _CHECKPOINT.value, image_size=_IMAGE_SIZE.value, licence=_LICENCE.value)
   writer.check(encoder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
   # What does not agree with the encoder leaves nothing that could be used.
-  with tempfile.TemporaryDirectory(dir=folder.parent) as unchecked:
-    writer.write(unchecked, encoder)
-    shutil.copytree(unchecked, folder, dirs_exist_ok=True)
+  with output_folder.fill(folder) as made:
+    writer.write(made, encoder)
   print(f'wrote {folder}: its README.md says how to load it')
 
 

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 
 from byol_jax.config import ConfigError
+from byol_jax.data.examples import fingerprint
 from byol_jax.data.examples import InMemorySource
 
 _MAX_CLASSES = 1_000_000  # above, labels are more likely identifiers
@@ -38,6 +39,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
   path = os.path.expanduser(path)
   if not os.path.isfile(path):
     raise ConfigError(f'arrays:{path}: there is no such file')
+  state = os.stat(path)
   try:
     with np.load(path, allow_pickle=False) as archive:
       splits = _splits(archive.files)
@@ -52,8 +54,8 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
       if prefix + 'label' in archive.files:
         labels = _checked_labels(archive[prefix + 'label'], len(images), path)
       # Of the whole file, so that all splits agree.
-      maxima = [_largest_class(archive[key]) for key in archive.files
-                if key.endswith('label') and archive[key].size]
+      maxima = {key: int(_largest_class(archive[key])) for key in archive.files
+                if key.endswith('label') and archive[key].size}
       names = (archive['class_names'].tolist()
                if 'class_names' in archive.files else None)
   except ConfigError:
@@ -64,11 +66,12 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
         f'({error})') from error
   num_classes = None
   if labels is not None:
-    num_classes = _checked_num_classes(int(max(maxima)), names, path)
+    num_classes = _checked_num_classes(maxima, names, path)
   return InMemorySource(
       name=f'arrays:{path} ({split})', num_examples=len(images),
       num_classes=num_classes, images=images, labels=labels,
       is_multi_label=labels is not None and labels.ndim == 2,
+      fingerprint=fingerprint([(path, state.st_size, state.st_mtime_ns)]),
       class_names=tuple(map(str, names)) if names else None)
 
 
@@ -113,7 +116,15 @@ def _checked_labels(
 
 
 def _checked_num_classes(
-    largest: int, names: list[str] | None, path: str) -> int:
+    maxima: dict[str, int], names: list[str] | None, path: str) -> int:
+  widest = max(maxima, key=maxima.get)
+  largest = maxima[widest]
+  learned = maxima.get('train_label', largest)
+  if names is None and learned < largest:
+    raise ConfigError(
+        f'arrays:{path}: {widest} goes up to {largest} and train_label to '
+        f'{learned}; expected no class that train lacks, or class_names, which '
+        'say how many there are')
   if largest >= _MAX_CLASSES:
     raise ConfigError(
         f'arrays:{path}: the largest label is {largest}; expected classes '

@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import dense_maps
+from byol_jax.data import examples
 from byol_jax.data import folder_index
 from byol_jax.data.dense_maps import IGNORED
 from byol_jax.data.examples import EncodedSource
@@ -249,6 +250,7 @@ def _create_source(
   files = [known[file_name] for file_name in images.names]
   paths = tf.constant(folder_index.readable_paths(images.root, files))
   load_label = load_depth = None
+  states = [file.state for file in files]
   if labels is not None:
     if numbers is None:
       numbers = np.full(256, dense_maps.UNKNOWN, np.int32)
@@ -257,14 +259,17 @@ def _create_source(
     maps = dense_maps.examine_labels(labels.root, labels.names)
     _check_sizes(images.root, files, labels.root, maps)
     _check_classes(labels.root, maps, numbers)
+    states += [file.state for file in maps]
     load_label = dense_maps.make_load_label_fn(labels.root, maps, numbers)
   if depths is not None:
     maps = dense_maps.examine_depths(depths.root, depths.names)
     _check_sizes(images.root, files, depths.root, maps)
+    states += [file.state for file in maps]
     load_depth = dense_maps.make_load_depth_fn(depths.root, maps)
   return DenseSource(
       name=name, num_examples=len(files),
       read_names=lambda: images.names,
+      fingerprint=examples.fingerprint(states),
       load=lambda index: {'image': tf.io.read_file(paths[index])},
       sizes=np.array([(f.height, f.width) for f in files], np.int32),
       map_classes=tuple(classes), load_label=load_label,

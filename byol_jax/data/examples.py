@@ -7,9 +7,11 @@ crop is decoded.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +28,9 @@ class _Source:
   is_multi_label: bool = False
   # The examples' file names, in order, where they have any: read when asked.
   read_names: Callable[[], Sequence[str]] | None = None
+  # Another when the files do not hold the same any more; '' where they always
+  # do, as those of a version of TFDS.
+  fingerprint: str = ''
 
   @property
   def has_labels(self) -> bool:
@@ -64,6 +69,11 @@ class EncodedSource(_Source):
 
 
 Source = InMemorySource | EncodedSource
+
+
+def fingerprint(states: Iterable[tuple[str, int, int]]) -> str:
+  """Of files: of each its name, its size and when it was modified."""
+  return hashlib.sha256(repr(list(states)).encode()).hexdigest()[:16]
 
 
 def read_labels(source: Source) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_jax.config import ConfigError
+from byol_jax.data import examples
 from byol_jax.data import folder_index
 from byol_jax.data import photo
 from byol_jax.data.examples import EncodedSource
@@ -78,7 +79,8 @@ def create_folder_source(
       name=f'folder:{path} ({split})', num_examples=len(files),
       num_classes=len(layout.class_names) if layout.class_names else None,
       class_names=layout.class_names,
-      read_names=lambda: [file.name for file in files])
+      read_names=lambda: [file.name for file in files],
+      fingerprint=examples.fingerprint(file.state for file in files))
   paths = [str(layout.root / file.name) for file in files]
   sizes = {(file.height, file.width) for file in files}
   if len(sizes) == 1:

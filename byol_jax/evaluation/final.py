@@ -11,6 +11,7 @@ import statistics
 import time
 from typing import Any
 
+from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import ml_collections
@@ -19,6 +20,7 @@ from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
 from byol_jax.evaluation import neighbors
+from byol_jax.evaluation import progress as progress_lib
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import records
 from byol_jax.evaluation import report
@@ -50,6 +52,7 @@ class FinalEvaluator:
     self._make_subject = functools.partial(
         subject_lib.Subject, config, network, sources=sources,
         extractor=self._extractor)
+    self._sources = sources
     self._progress_directory = progress_directory
 
   def run(
@@ -69,23 +72,43 @@ class FinalEvaluator:
     Returns:
       One record for each protocol, and what they were given.
     """
-    directory = self._progress_directory and (
-        f'{self._progress_directory}/'
-        f'{subject_lib.identify(self._config, variables)}')
+    directory = self._find_unfinished(variables)
     subject = self._make_subject(
         variables=variables, progress_directory=directory)
-    results = subject.open_progress('results')
     made = []
-    for name in self._names:
-      metrics = results.keep(
-          name, functools.partial(protocols.get(name).run, subject))
-      made.append(records.create_record(
-          name, subject, metrics, checkpoint=checkpoint, step=step,
-          random_init=random_init))
-      on_record(made[-1])
-    if directory:
-      _remove(pathlib.Path(directory))
+    with progress_lib.lock(directory):
+      results = subject.open_progress('results')
+      for name in self._names:
+        metrics = results.keep(
+            name, functools.partial(protocols.get(name).run, subject))
+        made.append(records.create_record(
+            name, subject, metrics, checkpoint=checkpoint, step=step,
+            random_init=random_init))
+        on_record(made[-1])
+      if directory:
+        _remove(pathlib.Path(directory))
     return made, subject
+
+  def _find_unfinished(self, variables: Any) -> str | None:
+    """Where this evaluation's work is kept; no other's is there.
+
+    Jobs that run side by side on one workdir keep theirs apart, as long as
+    they are of other protocols.
+    """
+    if self._progress_directory is None:
+      return None
+    sources = self._sources
+    identity = subject_lib.identify(
+        self._config, variables, sources.train, sources.valid, sources.test)
+    place = pathlib.Path(
+        self._progress_directory, f'{"+".join(self._names)}-{identity}')
+    others = [path.name for path in place.parent.glob('*') if path != place]
+    if others:
+      logging.info(
+          '%s also holds what other evaluations have not finished, or are '
+          'at: %s; remove what is not wanted.', place.parent,
+          ', '.join(sorted(others)))
+    return str(place)
 
 
 def _remove(directory: pathlib.Path) -> None:

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import fcntl
 import io
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+
+from byol_jax import config as config_lib
 
 
 class Progress:
@@ -65,3 +70,27 @@ class Progress:
     if self._directory is None:
       return None
     return str(self._directory.parent / name)
+
+
+@contextlib.contextmanager
+def lock(directory: str | pathlib.Path | None) -> Iterator[None]:
+  """Keeps a directory for this job; given back however the job ends.
+
+  Raises:
+    ConfigError: another job has it.
+  """
+  if directory is None:
+    yield
+    return
+  path = pathlib.Path(directory)
+  path.mkdir(parents=True, exist_ok=True)
+  with open(path / f'process{jax.process_index()}.lock', 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise config_lib.ConfigError(
+          f'another job works on {path}: wait for its end, or stop it'
+      ) from None
+    except OSError:
+      pass  # a file system without locks
+    yield

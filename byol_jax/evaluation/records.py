@@ -13,6 +13,8 @@ import re
 from typing import Any
 import zlib
 
+from absl import logging
+
 from byol_jax import config as config_lib
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject as subject_lib
@@ -79,26 +81,47 @@ def dataset_slug(data: str) -> str:
 def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
   """Writes a record to `directory/evaluations`, and all of them as a table.
 
-  An older one on the same data is replaced; one on other data whose files have
-  the same name is not.
+  An older one that it may be set beside is replaced; one of other settings, or
+  of other data of the same name, is not.
   """
   folder = pathlib.Path(directory) / 'evaluations'
   folder.mkdir(parents=True, exist_ok=True)
   name = f'{record["protocol"]}-{dataset_slug(record["data"])}'
   suffix = '-random_init' if record['random_init'] else ''
   path = folder / f'{name}{suffix}.json'
-  if path.exists() and json.loads(path.read_text())['data'] != record['data']:
-    number = zlib.crc32(record['data'].encode())
+  older = _read(path)
+  if older and comparable(older) != comparable(record):
+    number = zlib.crc32(comparable(record).encode())
     path = folder / f'{name}-{number:08x}{suffix}.json'
-  path.write_text(json.dumps(record, indent=2) + '\n')
-  (folder / 'table.md').write_text(markdown(read_all(directory)))
+  _write_whole(path, json.dumps(record, indent=2) + '\n')
+  _write_whole(folder / 'table.md', markdown(read_all(directory)))
   return path
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+  """All or nothing, whenever the job may end."""
+  unfinished = path.with_suffix('.tmp')
+  unfinished.write_text(text)
+  unfinished.rename(path)
+
+
+def _read(path: pathlib.Path) -> Record | None:
+  """A record; of any other file it says that it is none."""
+  if not path.exists():
+    return None
+  try:
+    record = json.loads(path.read_text())
+    comparable(record), figures(record), headline(record)
+  except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    logging.warning('%s is no record of an evaluation: passed over', path)
+    return None
+  return record
 
 
 def read_all(directory: str | pathlib.Path) -> list[Record]:
   """All records of a workdir, in the order of their files' names."""
   paths = sorted((pathlib.Path(directory) / 'evaluations').glob('*.json'))
-  return [json.loads(path.read_text()) for path in paths]
+  return [record for record in map(_read, paths) if record is not None]
 
 
 # These have image sizes of their own among their settings.
@@ -148,18 +171,33 @@ def format_figure(name: str, value: float) -> str:
   return f'{100 * value:.2f}' if is_share(name) else f'{value:.3f}'
 
 
+def describe_data(record: Record) -> str:
+  """What was learned from and measured on, in words."""
+  size = ''
+  if record['protocol'] not in _DENSE:
+    size = f', at {record["image_size"]} px'
+    if record['test_crop_ratio'] != 1:
+      size += f' of {round(record["image_size"] / record["test_crop_ratio"])}'
+  return (
+      f'{record["data"]}: {record["num_train_examples"]} of '
+      f'{record["train_split"]}, {record["num_test_examples"]} of '
+      f'{record["test_split"]}{size}')
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
   """One figure of two encoders, pretrained and at random initialisation.
 
   Attributes:
     record: of the pretrained one, if there is one.
+    description: of the protocol, as each of them was fitted.
     name: of the figure.
     random_init: its value, or None.
     pretrained: likewise.
   """
 
   record: Record
+  description: str
   name: str
   random_init: float | None
   pretrained: float | None
@@ -173,11 +211,7 @@ class Comparison:
   @property
   def data(self) -> str:
     """What was learned from and measured on, in words."""
-    record = self.record
-    return (
-        f'{record["data"]}: {record["num_train_examples"]} of '
-        f'{record["train_split"]}, {record["num_test_examples"]} of '
-        f'{record["test_split"]}')
+    return describe_data(self.record)
 
   def cells(self) -> tuple[str, str, str]:
     """Random initialisation, pretrained, gain; a dash for what is missing."""
@@ -195,12 +229,22 @@ def compare(records: Sequence[Record]) -> list[Comparison]:
   for record in records:
     pairs.setdefault(comparable(record), {})[record['random_init']] = record
   return [
-      Comparison(shown, name, *(
+      Comparison(shown, _describe_both(pair), name, *(
           figures(pair[key])[name] if key in pair else None
           for key in (True, False)))
       for pair in pairs.values()
       for shown in [pair.get(False) or pair[True]]
       for name in figures(shown)]
+
+
+def _describe_both(pair: dict[bool, Record]) -> str:
+  """What was chosen for one encoder may not be what was for the other."""
+  said = {
+      kind: record.get('description', record['protocol'])
+      for kind, record in pair.items()}
+  if len(set(said.values())) == 1:
+    return next(iter(said.values()))
+  return f'{said[False]}; at random init {said[True]}'
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -209,7 +253,7 @@ def markdown(records: Sequence[Record]) -> str:
            '|---|---|---|---:|---:|---:|']
   lines += [
       '| ' + ' | '.join((
-          row.record['description'], row.data, row.name, *row.cells())) + ' |'
+          row.description, row.data, row.name, *row.cells())) + ' |'
       for row in compare(records)]
   return '\n'.join(lines) + '\n'
 

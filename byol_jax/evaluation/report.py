@@ -134,7 +134,7 @@ def _probes(records: Sequence[records_lib.Record]) -> str:
   if not records:
     return ''
   rows = [
-      [(row.record['description'], ''), (row.data, ''), (row.name, 'short'),
+      [(row.description, ''), (row.data, ''), (row.name, 'short'),
        *((cell, 'num') for cell in row.cells()[:2]),
        (row.cells()[2], f'num {_judge(row)}'.strip())]
       for row in records_lib.compare(records)]

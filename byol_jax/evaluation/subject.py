@@ -122,14 +122,19 @@ class Subject:
         self.variables, images).shape[-1]
 
 
-def identify(config: ml_collections.ConfigDict, variables: Any) -> str:
+def identify(
+    config: ml_collections.ConfigDict, variables: Any,
+    *sources: examples.Source | None) -> str:
   """A name for an evaluation: another's unfinished work has another.
 
   Made of the whole config, the contents of files it names, the encoder's
-  weights and the number of processes, which share the examples.
+  weights, the data as they are now, and the number of processes, which share
+  the examples.
   """
+  data = [source and (source.num_examples, source.fingerprint)
+          for source in sources]
   digest = hashlib.sha256(json.dumps(
-      [config_lib.to_dict(config), jax.process_count()],
+      [config_lib.to_dict(config), jax.process_count(), data],
       sort_keys=True).encode())
   for path in config.semi_supervised.subsets:
     digest.update(pathlib.Path(path).expanduser().read_bytes())

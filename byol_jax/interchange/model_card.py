@@ -27,8 +27,6 @@ by byol_jax; this folder is its export of format `{format}`.
 - Images: float32, RGB, [0, 1], {size}.
 - Normalisation: {normalised}. Mean {mean}, standard deviation {std}, per
   channel.
-- The figures below were measured on the centre {measured_size} pixels of images
-  whose shorter side was resized to {resized}.
 - Padding of convolutions and pooling: {padding}.
 
 ## Pretraining
@@ -73,15 +71,12 @@ def write(
   facts = {'format': kind, **(facts or {}), 'run': describe(encoder)}
   (folder / 'config.json').write_text(json.dumps(facts, indent=2) + '\n')
   config = encoder.config
-  measured_size = config.test_image_size or config.image_size
   (folder / 'README.md').write_text(_CARD.format(
       title=_title(encoder), embedding_size=encoder.embedding_size,
       format=kind, usage=usage,
       size=size or f'[B, H, W, {encoder.num_channels}], any size',
       normalised='done inside' if normalised else 'yours to do',
       mean=list(config.augment.mean), std=list(config.augment.std),
-      measured_size=measured_size,
-      resized=round(measured_size / config.test_crop_ratio),
       padding=_PADDINGS[config.resnet.padding],
       pretraining='\n'.join(
           f'| {name} | {value} |' for name, value in _pretraining(encoder)),
@@ -94,6 +89,8 @@ def write(
 
 def describe(encoder: pretrained_lib.Pretrained) -> dict[str, Any]:
   """What config.json holds of the run, in JSON's types."""
+  config = config_lib.to_dict(encoder.config)
+  config['data'] = _without_place(config['data'])
   return {
       'byol_jax': byol_jax.__version__,
       'step': encoder.step,
@@ -101,8 +98,18 @@ def describe(encoder: pretrained_lib.Pretrained) -> dict[str, Any]:
       'embedding_size': encoder.embedding_size,
       'licence': encoder.licence,
       'origin': dict(encoder.origin),
-      'evaluations': list(encoder.records),
-      'config': config_lib.to_dict(encoder.config)}
+      'evaluations': [record | {
+          'data': _without_place(record['data']), 'checkpoint': ''}
+          for record in encoder.records],
+      'config': config}
+
+
+def _without_place(data: str) -> str:
+  """Of a path, its name alone: the rest is nobody's business elsewhere."""
+  kind, colon, place = data.partition(':')
+  if '/' not in place or kind == 'tfds':
+    return data
+  return kind + colon + pathlib.PurePath(place).name
 
 
 def _title(encoder: pretrained_lib.Pretrained) -> str:
@@ -120,7 +127,8 @@ def _pretraining(encoder: pretrained_lib.Pretrained) -> list[tuple[str, Any]]:
   return [
       ('method', f'target `{config.target}`, base tau {config.base_tau:g}, '
        f'beta {config.beta:g}'),
-      ('data', f'`{config.data}`, split `{config.train_split}`'),
+      ('data', f'`{_without_place(config.data)}`, split '
+       f'`{config.train_split}`'),
       ('length', f'step {encoder.step}, of a run set to {length}'),
       ('batch size', config.batch_size),
       ('image size', f'{config.image_size} pixels, two views'),
@@ -146,7 +154,8 @@ def _evaluation(records: tuple[dict[str, Any], ...]) -> str:
   from byol_jax.evaluation import records as records_lib
   lines = [
       'Of the frozen encoder unless the protocol says otherwise; shares in '
-      'percent.\n',
+      'percent. `24 px of 32` are the middle 24 pixels of an image whose '
+      'shorter side was resized to 32.\n',
       '| encoder | protocol | data | figures |', '|---|---|---|---|']
   for record in records:
     who = (
@@ -155,6 +164,7 @@ def _evaluation(records: tuple[dict[str, Any], ...]) -> str:
         f'{name} {records_lib.format_figure(name, value)}'
         for name, value in records_lib.figures(record).items())
     description = record.get('description', record['protocol'])
-    lines.append(
-        f'| {who} | {description} | `{record["data"]}` | {figures} |')
+    data = records_lib.describe_data(
+        record | {'data': _without_place(record['data'])})
+    lines.append(f'| {who} | {description} | {data} | {figures} |')
   return '\n'.join(lines)

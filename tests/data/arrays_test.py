@@ -41,6 +41,12 @@ def test_splits_labels_and_names(tmp_path):
       test.images, np.repeat(_IMAGES[:2, ..., :1], 3, axis=3))
 
 
+def test_changed_files_have_another_fingerprint(tmp_path):
+  first = _open(_save(tmp_path, image=_IMAGES)).fingerprint
+  assert first == _open(f'arrays:{tmp_path}/a.npz').fingerprint
+  assert first != _open(_save(tmp_path, image=_IMAGES)).fingerprint
+
+
 def test_several_classes_at_once(tmp_path):
   label = [[1, 0, -1], [0, 0, 0], [1, 1, 1], [0, -1, 0], [0, 0, 1]]
   source = _open(_save(tmp_path, image=_IMAGES, label=label))
@@ -60,6 +66,9 @@ def test_several_classes_at_once(tmp_path):
      'largest label is 1099511627776; expected .* fewer than 1000000'),
     (dict(train_image=_IMAGES, train_label=[0, 1, 0, 1, 0], test_label=[2],
           class_names=['a', 'b']), 'train', 'has 2 names; expected at least 3'),
+    (dict(train_image=_IMAGES, train_label=[0, 1, 0, 1, 0], test_image=_IMAGES,
+          test_label=[0, 3, 0, 0, 0]), 'test',
+     'test_label goes up to 3 and train_label to 1'),
     (dict(image=np.array([None])), 'train', 'not a readable .npz'),
     (dict(image=_IMAGES, label=np.full((5, 3), 2)), 'train',
      r'labels are int64\[5, 3\]; .* each 1, 0 or -1'),

@@ -1,6 +1,7 @@
 """The end of a run on tiny data: records, result, pictures, report."""
 
 import json
+import os
 import pathlib
 import tempfile
 import time
@@ -273,6 +274,24 @@ class NeighborsTest(absltest.TestCase):
     np.testing.assert_array_equal(found.neighbor_label, order % 3)
     np.testing.assert_allclose(
         found.cosine, np.take_along_axis(cosine, order, axis=1), atol=1e-5)
+
+
+class UnfinishedTest(absltest.TestCase):
+
+  def test_of_other_data_or_protocols_lies_elsewhere(self):
+    config = _config(data=_write_arrays(True))
+    places = []
+    for names in (['knn'], ['knn', 'linear'], ['knn']):
+      sources, network, state = _set_up(config)
+      evaluator = final.FinalEvaluator(
+          config, network, sources, names, '/unfinished')
+      places.append(evaluator._find_unfinished(
+          features.online_variables(state)))
+      if len(places) == 2:  # the same names and numbers, other contents
+        path = config.data.partition(':')[2]
+        os.utime(path, ns=(1, 1))
+    self.assertLen(set(places), 3)
+    self.assertStartsWith(places[1], '/unfinished/knn+linear-')
 
 
 class RecordsTest(parameterized.TestCase):

@@ -3,7 +3,9 @@
 import pathlib
 
 import numpy as np
+import pytest
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import progress
 
 
@@ -36,3 +38,16 @@ def test_nowhere():
   job = progress.Progress(None)
   job.put('one', {'x': 1})
   assert job.get('one') is None and job.place('fit') is None
+
+
+def test_a_place_is_one_jobs_at_a_time(tmp_path):
+  with progress.lock(tmp_path / 'job'):
+    with pytest.raises(config_lib.ConfigError, match='another job works on'):
+      with progress.lock(tmp_path / 'job'):
+        pass
+    with progress.lock(tmp_path / 'other'), progress.lock(None):
+      pass
+  with pytest.raises(KeyboardInterrupt), progress.lock(tmp_path / 'job'):
+    raise KeyboardInterrupt
+  with progress.lock(tmp_path / 'job'):
+    pass

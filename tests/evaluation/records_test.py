@@ -20,7 +20,7 @@ def test_side_by_side():
   (row,) = records.compare([_record(True), _record(False)])
   assert (row.random_init, row.pretrained, row.gain) == (0.25, 0.5, 0.25)
   assert row.cells() == ('25.00', '50.00', '+25.00')
-  assert row.data == 'tfds:a: 9 of train, 4 of test'
+  assert row.data == 'tfds:a: 9 of train, 4 of test, at 8 px'
 
 
 def test_unlike_settings_do_not_meet():
@@ -40,6 +40,35 @@ def test_two_folders_of_one_name(tmp_path):
   assert '| 30.00 |' in table and '| 40.00 |' in table
   assert {r['data']: records.headline(r) for r in records.read_all(
       tmp_path)} == {'folder:a/x': 0.3, 'folder:b/x': 0.4}
+
+
+def test_other_settings_do_not_take_a_records_place(tmp_path):
+  for k, share in ((20, 0.1), (10, 0.2), (20, 0.3)):
+    records.write(tmp_path, _record(False, k=k, **{'knn/test_top1': share}))
+  assert {r['settings']['k']: records.headline(r)
+          for r in records.read_all(tmp_path)} == {20: 0.3, 10: 0.2}
+
+
+def test_what_is_no_record_is_passed_over(tmp_path, caplog):
+  path = records.write(tmp_path, _record(False))
+  (path.parent / 'notes.json').write_text('{}')
+  (path.parent / 'list.json').write_text('[1]')
+  path.with_name('cut.json').write_text(path.read_text()[:100])
+  with caplog.at_level('WARNING', logger='absl'):
+    assert records.read_all(tmp_path) == [_record(False)]
+  assert [r.getMessage().split()[0] for r in caplog.records] == [
+      str(path.with_name(name)) for name in (
+          'cut.json', 'list.json', 'notes.json')]
+  # Where it has the place of a record to be.
+  path.write_text('')
+  assert records.write(tmp_path, _record(False)) == path
+
+
+def test_what_each_encoder_was_fitted_with():
+  (row,) = records.compare([
+      _record(True) | {'description': 'best: 0.1'},
+      _record(False) | {'description': 'best: 0.2'}])
+  assert row.description == 'best: 0.2; at random init best: 0.1'
 
 
 def test_another_network_or_image_size_is_no_baseline():
@@ -64,8 +93,8 @@ def test_errors_are_better_when_they_fall():
 
 def test_markdown():
   assert records.markdown([_record(True), _record(False)]).splitlines()[2:] == [
-      '| kNN, k=20 | tfds:a: 9 of train, 4 of test | top-1 | 25.00 | 50.00 '
-      '| +25.00 |']
+      '| kNN, k=20 | tfds:a: 9 of train, 4 of test, at 8 px | top-1 | '
+      '25.00 | 50.00 | +25.00 |']
 
 
 @pytest.mark.parametrize('metric, words', [

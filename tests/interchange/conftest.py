@@ -17,6 +17,8 @@ _RECORD = {
     'protocol': 'knn', 'description': 'kNN, k=200',
     'metrics': {'knn/test_top1': 0.4363},
     'settings': {'k': 200, 'temperature': 0.1}, 'data': 'tfds:cifar10',
+    'train_split': 'train', 'test_split': 'test', 'num_train_examples': 50_000,
+    'num_test_examples': 10_000, 'image_size': 32, 'test_crop_ratio': 0.8,
     'random_init': False, 'step': 3}
 
 

@@ -20,14 +20,13 @@ def test_says_what_it_is(tmp_path, create_encoder):
   encoder = dataclasses.replace(
       create_encoder('group_ws', padding='same'), image_size=64)
   encoder.config.augment.mean = (0.25, 0.5, 0.75)
-  encoder.config.test_crop_ratio = 0.8
   card = _write(tmp_path, encoder)
   for fact in (
       '# resnet10, width 0.125', 'embeddings of 64 numbers', 'Read it.',
-      'Mean [0.25, 0.5, 0.75]', 'the centre 32 pixels', 'resized to 40',
+      'Mean [0.25, 0.5, 0.75]', 'at 32 px of 40',
       'the odd pixel to the right', '`group_ws`', '`tfds:imagenet2012`',
       'step 3, of a run set to 1000 epochs', '| batch size | 4096 |',
-      'kNN, k=200', '`tfds:cifar10`', 'top-1 43.63',
+      'kNN, k=200', 'tfds:cifar10: 50000 of train', 'top-1 43.63',
       'Licence of the weights: CC0.'):
     assert fact in card, fact
   assert max(map(len, card.splitlines())) < 200
@@ -35,6 +34,18 @@ def test_says_what_it_is(tmp_path, create_encoder):
   assert facts['format'] == 'f'
   assert facts['run']['config'] == config_lib.to_dict(encoder.config)
   assert facts['run']['evaluations'][0]['metrics'] == {'knn/test_top1': 0.4363}
+
+
+def test_does_not_say_where_files_lie(tmp_path, create_encoder):
+  encoder = create_encoder()
+  encoder.config.data = 'folder:/home/me/secret/birds'
+  encoder = dataclasses.replace(encoder, records=tuple(
+      record | {'data': 'pairs:/home/me/secret/maps',
+                'checkpoint': '/home/me/secret/run'}
+      for record in encoder.records))
+  card = _write(tmp_path, encoder)
+  assert 'folder:birds' in card and 'pairs:maps' in card
+  assert 'secret' not in card + (tmp_path / 'config.json').read_text()
 
 
 def test_says_what_is_not_known(tmp_path, create_encoder):

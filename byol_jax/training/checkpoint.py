@@ -7,6 +7,8 @@ Saving is asynchronous and atomic: a checkpoint that was not finished when the
 run was killed is not there afterwards.
 """
 
+from collections.abc import Iterator
+import contextlib
 import pathlib
 from typing import Any
 
@@ -20,6 +22,9 @@ from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import optimizers
 from byol_jax.training import state as state_lib
+
+# Raised by orbax for files that are missing or not as they were written.
+_DAMAGE = (ValueError, KeyError, FileNotFoundError)
 
 
 def _abstract(tree: Any) -> Any:
@@ -55,22 +60,48 @@ class Checkpoints:
         state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)))
 
   def restore_run(self, step: int) -> dict[str, Any]:
-    """The note that `save` was given at `step`."""
-    return self._manager.restore(
-        step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))['run']
+    """The note that `save` was given at `step`.
+
+    Raises:
+      ConfigError: if it is cut short or damaged.
+    """
+    with self._reading(step):
+      return self._manager.restore(
+          step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))['run']
 
   def restore_state(
       self, step: int, like: state_lib.TrainState) -> state_lib.TrainState:
     """The state saved at `step`, replicated; `like` gives its structure.
 
     Raises:
-      ConfigError: if an array has another shape, or is not there.
+      ConfigError: if an array has another shape, or is not there, or if the
+        files are cut short or damaged.
     """
-    saved = _shapes(self._manager.item_metadata(step)['state'])
+    with self._reading(step):
+      saved = _shapes(self._manager.item_metadata(step)['state'])
+      if not saved:
+        raise KeyError('orbax finds no arrays without its _METADATA')
     _check_shapes(
         saved, _shapes(like), f'the checkpoint {self.directory}/{step}')
-    return self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_abstract(like))))['state']
+    with self._reading(step):
+      return self._manager.restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(_abstract(like))))['state']
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """What orbax raises of files that are not whole, as one line."""
+    try:
+      yield
+    except Exception as error:
+      # Of arrays it raises a plain Exception. What else may happen, such as a
+      # lack of memory or of permission, is not the files' fault.
+      if 'PERMISSION_DENIED' in f'{error} {error.__cause__}' or not (
+          isinstance(error, _DAMAGE) or type(error) is Exception):
+        raise
+      raise config_lib.ConfigError(
+          f'the checkpoint {self.directory}/{step} is cut short or damaged: '
+          'delete that folder to go on from an older one, or from the start '
+          'where there is none') from error
 
   def close(self) -> None:
     """Waits until what was started is saved."""

@@ -88,10 +88,15 @@ def override(
   """
   values = flags.FlagValues()
   argv = ['evaluate', *overrides]
+  known = config_lib.get_base_config()
   for argument in overrides:
-    if '=' not in argument:
+    name, equals, _ = argument.removeprefix('--config.').partition('=')
+    if not equals:
       raise config_lib.ConfigError(
           f'{argument}: expected --config.FIELD=VALUE, with an equals sign')
+    # With a hint, where there is no such field; else it changes nothing.
+    config_lib.set_field(
+        known, name, config_lib.flatten(known.to_dict()).get(name))
   # A file that cannot be loaded would be reported only when it is used.
   if isinstance(config, str) and not os.path.isfile(config.partition(':')[0]):
     raise config_lib.ConfigError(f'--config={config}: there is no such file')
@@ -197,6 +202,9 @@ def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
         *overrides]
   is_random = _CHECKPOINT.value == _RANDOM
   output = _OUTPUT.value or (None if is_random else _CHECKPOINT.value)
+  if not output:
+    print('note: without --output nothing is written, and what is cut short '
+          'starts anew')
   config, network, state = (_initialise if is_random else _restore)(overrides)
 
   # Imported here, so that --help and a wrong path answer at once.

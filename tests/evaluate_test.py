@@ -127,6 +127,23 @@ class JobTest(parameterized.TestCase):
     self.assertEqual(record['settings']['num_epochs'], 2)
     self.assertBetween(record['metrics']['linear/test_top1'], 0, 1)
 
+  @parameterized.parameters(
+      ('random', None, True), ('random', '/somewhere', False),
+      ('/nowhere', None, False))
+  def test_says_so_where_nothing_is_kept(self, checkpoint_flag, output, said):
+    class Stop(Exception):
+      pass
+
+    with flagsaver.flagsaver(
+        checkpoint=checkpoint_flag, output=output), mock.patch.object(
+            evaluate, '_initialise', side_effect=Stop), mock.patch.object(
+                evaluate, '_restore', side_effect=Stop), (
+                    contextlib.redirect_stdout(io.StringIO())) as out:
+      with self.assertRaises(Stop):
+        evaluate.main([])
+    self.assertEqual('without --output nothing is written' in out.getvalue(),
+                     said)
+
   def test_a_workdir(self):
     """Even one that was imported."""
     workdir = tempfile.mkdtemp()
@@ -188,7 +205,11 @@ class OverrideTest(parameterized.TestCase):
     self.assertEqual((config.seed, config.image_size), (5, 8))
 
   @parameterized.parameters(
-      ('--config.knn.kk=3', 'kk'), ('--config.nothing=3', 'nothing'),
+      ('--config.knn.kk=3',
+       r'^unknown config field knn.kk: did you mean knn.k\?'),
+      ('--config.knn=3', r'^unknown config field knn: did you mean knn.k\?'),
+      ('--config.nothing=3',
+       '^unknown config field nothing: byol_jax/config.py lists the fields'),
       ('--config.knn.k=many', 'many'), ('--config.knn.k', 'equals sign'))
   def test_slips(self, argument, words):
     with self.assertRaisesRegex(config_lib.ConfigError, words):

@@ -3,7 +3,7 @@
 `--data=food101` takes the dataset from TFDS with the paper's splits and metric.
 `--data=NAME:PATH` takes it from a folder with the splits `train`, `valid` and
 `test`, each of a folder for every class; birdsnap and aircraft, which TFDS does
-not hold, come so only.
+not hold, come so only, and voc2007, which has several labels each, never.
 
 Where TFDS has no validation split, the first of its training examples are
 train, as many as in the paper's, and the rest is valid. Which examples those
@@ -68,12 +68,18 @@ def expand(data: str) -> dict[str, str | float]:
     `metric`, and a `test_crop_ratio` of 1: D.2 shows all of an image's middle.
 
   Raises:
-    ConfigError: if TFDS does not hold the preset and there is no path.
+    ConfigError: if TFDS does not hold the preset and there is no path, or if
+      a folder cannot say its labels.
   """
   name, _, path = data.partition(':')
   preset = PRESETS.get(name)
   if preset is None:
     return {'data': data}
+  if path and preset.metric == 'map':
+    raise config_lib.ConfigError(
+        f'--data={data}: images of {name} have several labels each, and those '
+        f'of a folder one; give --data={name}, which is from TFDS, or '
+        '--data=arrays:FILE.npz with --config.metric=map')
   if path:
     place, splits = f'folder:{path}', _OF_FOLDERS
   elif preset.tfds:

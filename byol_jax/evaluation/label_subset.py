@@ -59,7 +59,12 @@ def choose(
 
 
 def _read(path: str, source: examples.Source) -> np.ndarray:
-  lines = pathlib.Path(path).expanduser().read_text().split()
+  try:
+    lines = pathlib.Path(path).expanduser().read_text('utf-8').split()
+  except UnicodeDecodeError:
+    raise config_lib.ConfigError(
+        f'{path} is no text in UTF-8, expected an index or a file name a line'
+    ) from None
   if not lines:
     raise config_lib.ConfigError(
         f'{path} is empty, expected an index or a file name a line')

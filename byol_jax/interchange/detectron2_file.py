@@ -53,7 +53,11 @@ of them is expected. Every name of the backbone has to be found.
 def check(encoder: pretrained_lib.Pretrained) -> None:
   """Raises ConfigError, with the reason, for what Detectron2 cannot build."""
   config = encoder.config
-  torch_layout.check_expressible(config)
+  try:
+    torch_layout.check_expressible(config)
+  except config_lib.ConfigError as error:
+    raise config_lib.ConfigError(str(error).replace(
+        'format torch ', 'format detectron2 ', 1)) from None
   norm = config.encoder_norm
   if torch_layout.depth(config) not in _DEPTHS:
     reason = (

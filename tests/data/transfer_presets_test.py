@@ -46,3 +46,9 @@ def test_what_is_no_preset_stays():
 def test_what_tfds_does_not_hold():
   with pytest.raises(config_lib.ConfigError, match='--data=birdsnap:FOLDER'):
     transfer_presets.expand('birdsnap')
+
+
+def test_a_folder_cannot_say_several_labels():
+  with pytest.raises(
+      config_lib.ConfigError, match='--data=voc2007, which is from TFDS'):
+    transfer_presets.expand('voc2007:/data/voc')

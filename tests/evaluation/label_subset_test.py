@@ -65,6 +65,16 @@ def test_lists_that_do_not_fit(tmp_path, text, names, message):
     label_subset.check(settings, _source(names))
 
 
+def test_a_list_that_is_no_text(tmp_path):
+  path = tmp_path / 'list.txt'
+  path.write_bytes('Köln.png\n'.encode('latin-1'))
+  settings = config_lib.get_base_config().semi_supervised
+  settings.update(subsets=(str(path),), shares=(0.01,))
+  with pytest.raises(
+      config_lib.ConfigError, match='list.txt is no text in UTF-8, expected'):
+    label_subset.check(settings, _source())
+
+
 def test_paths_tell_files_of_one_name_apart(tmp_path):
   path = tmp_path / 'list.txt'
   path.write_text('b/x.png')

@@ -15,9 +15,12 @@ from absl.testing import absltest
 from absl.testing import flagsaver
 from absl.testing import parameterized
 from flax import linen as nn
+import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax import evaluate
+from byol_jax.evaluation import classifier
+from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject
 from byol_jax.interchange import deepmind_workdir
 from byol_jax.networks import network as network_lib
@@ -175,6 +178,87 @@ class JobTest(parameterized.TestCase):
     self.assertIn(
         'finetune is left out: config.finetune.batch_size is 128, expected at '
         'most the 64 images', '\n'.join(logs.output))
+
+
+class CheckTest(parameterized.TestCase):
+  """What cannot run is said before anything does, of 64 images."""
+
+  def _check(self, name, fields):
+    config = evaluate.override(_write_config(), [])
+    config.semi_supervised.batch_size = 32
+    for field, value in fields.items():
+      config_lib.set_field(config, field, value)
+    protocols.get(name).check(config, subject.open_sources(config))
+
+  @parameterized.parameters(
+      ('linear', {'linear.base_learning_rates': ()},
+       'config.linear.base_learning_rates is empty'),
+      ('logistic', {'logistic.l2_range': (1e-6,)},
+       r'l2_range is \(1e-06,\), expected two positive numbers, rising'),
+      ('linear', {'linear.held_out_share': 0.999},
+       "held_out_share is 0.999, and of the 64 images of 'train' that leaves "
+       'none to fit on'),
+      ('logistic', {'data': 'fake:1'},
+       "of the 1 images of 'train' that leaves none to choose settings on"),
+      ('semi_supervised', {'semi_supervised.shares': (0.1, 0.0)},
+       r'shares is \(0.1, 0.0\), expected each in \(0, 1\]'),
+      ('semi_supervised', {'semi_supervised.shares': (0.1, 1.0)},
+       "shares has 1.0: of 'train' nothing is left to choose on"))
+  def test_slips(self, name, fields, message):
+    with self.assertRaisesRegex(config_lib.ConfigError, message) as error:
+      self._check(name, fields)
+    self.assertNotIn('\n', str(error.exception))
+
+  @parameterized.parameters(
+      ('linear', {'linear.held_out_share': 0.999,
+                  'linear.base_learning_rates': (0.1,)}),
+      ('linear', {'linear.held_out_share': 0.0, 'valid_split': 'test'}),
+      ('logistic', {'data': 'fake:2'}),
+      ('semi_supervised', {'semi_supervised.shares': (1.0,),
+                           'semi_supervised.num_epochs': (3,),
+                           'semi_supervised.learning_rates': (0.1,)}),
+      ('semi_supervised', {'semi_supervised.shares': (1.0,),
+                           'valid_split': 'test'}))
+  def test_what_can_run(self, name, fields):
+    self._check(name, fields)
+
+  def test_lists_are_named(self):
+    config = config_lib.get_base_config()
+    describe = protocols.get('semi_supervised').describe
+    self.assertEqual(
+        describe(config, {}), 'fine-tuned on 1 and 10 % of labels, best of 5 '
+        'learning rates and 2 lengths')
+    config.semi_supervised.subsets = ('~/lists/1percent.txt', 'mine.txt')
+    self.assertEqual(
+        describe(config, {}), 'fine-tuned on the labels listed in '
+        '1percent.txt and mine.txt, best of 5 learning rates and 2 lengths')
+
+  def test_labels_are_counted(self):
+    path = pathlib.Path(tempfile.mkdtemp()) / 'list.txt'
+    path.write_text('5\n9\n33\n')
+    config = evaluate.override(_write_config(), [])
+    config.semi_supervised.update(
+        shares=(0.01,), subsets=(str(path),), batch_size=32)
+    chosen = []
+
+    class Classifier:
+      """Learns its choice by heart."""
+
+      def __init__(self, subject, momentum):
+        del subject, momentum
+
+      def fit(self, source, index, **settings):
+        chosen.append(index.tolist())
+        return settings
+
+      def score(self, variables, source, index=None):
+        return np.eye(10), np.arange(10)
+
+    with mock.patch.object(classifier, 'Classifier', Classifier):
+      metrics = dict(protocols.get('semi_supervised').run(subject.Subject(
+          config, None, None, subject.open_sources(config), None)))
+    self.assertEqual(chosen[0], [5, 9, 33])
+    self.assertEqual(metrics['semi_supervised/1pct_num_labels'], 3)
 
 
 class OverrideTest(parameterized.TestCase):

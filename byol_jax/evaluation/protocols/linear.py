@@ -26,8 +26,10 @@ def check(
     config: ml_collections.ConfigDict, sources: subject_lib.Sources) -> None:
   """Raises ConfigError for what cannot run."""
   needs.single_labels('linear', config, sources)
+  needs.not_empty('linear', config, ('base_learning_rates',))
   needs.held_out_share(
-      'linear', config, has_choice=len(config.linear.base_learning_rates) > 1)
+      'linear', config, has_choice=len(config.linear.base_learning_rates) > 1,
+      num_examples=sources.train.num_examples)
   if config.linear.augment:
     needs.batch('linear', config, sources.train.num_examples)
 

@@ -23,11 +23,13 @@ def check(
     config: ml_collections.ConfigDict, sources: subject_lib.Sources) -> None:
   """Raises ConfigError for what cannot run."""
   needs.labels('logistic', config, sources)
-  needs.held_out_share('logistic', config, has_choice=True)
-  low, high = config.logistic.l2_range
-  if not 0 < low <= high:
+  needs.held_out_share(
+      'logistic', config, has_choice=True,
+      num_examples=sources.train.num_examples)
+  limits = config.logistic.l2_range
+  if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
     raise config_lib.ConfigError(
-        f'config.logistic.l2_range is {(low, high)}, expected two positive '
+        f'config.logistic.l2_range is {limits}, expected two positive '
         'numbers, rising')
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
+import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax.data import examples
+from byol_jax.evaluation import selection
 from byol_jax.evaluation import subject as subject_lib
 
 
@@ -57,9 +59,17 @@ def single_labels(
 
 
 def held_out_share(
-    protocol: str, config: ml_collections.ConfigDict, *, has_choice: bool
+    protocol: str, config: ml_collections.ConfigDict, *, has_choice: bool,
+    num_examples: int | None = None,
 ) -> None:
-  """Raises ConfigError unless there are examples to choose settings on."""
+  """Raises ConfigError unless there are examples to choose settings on.
+
+  Args:
+    protocol: its name.
+    config: of the evaluation.
+    has_choice: whether there are several settings.
+    num_examples: to fit on and to hold out of; None: both will have some.
+  """
   share = config[protocol].held_out_share
   if not 0 <= share < 1:
     raise config_lib.ConfigError(
@@ -69,6 +79,15 @@ def held_out_share(
         f'config.{protocol} has several settings to choose from, and nothing '
         f'to choose on: give config.{protocol}.held_out_share above 0 or a '
         'config.valid_split')
+  if num_examples is None or not has_choice or config.valid_split:
+    return
+  count = len(selection.hold_out(np.arange(num_examples), share, config.seed))
+  if not 0 < count < num_examples:
+    raise config_lib.ConfigError(
+        f'config.{protocol}.held_out_share is {share:g}, and of the '
+        f'{num_examples} images of {config.train_split!r} that leaves none to '
+        f'{"fit" if count else "choose settings"} on: give another share, a '
+        'config.valid_split or more images')
 
 
 def not_empty(
@@ -130,5 +149,6 @@ def maps(
   not_empty(protocol, config, ('learning_rates', 'freeze_encoder'))
   held_out_share(
       protocol, config,
-      has_choice=len(config[protocol].learning_rates) > 1)
+      has_choice=len(config[protocol].learning_rates) > 1,
+      num_examples=sources.train.num_examples)
   devices(protocol, config)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import functools
 import itertools
 import math
+import pathlib
 from typing import Any
 
 import jax
@@ -36,11 +37,34 @@ def check(
   needs.single_labels('semi_supervised', config, sources)
   needs.not_empty('semi_supervised', config, (
       'shares', 'num_epochs', 'learning_rates'))
+  if not all(0 < share <= 1 for share in settings.shares):
+    raise config_lib.ConfigError(
+        f'config.semi_supervised.shares is {settings.shares}, expected each '
+        'in (0, 1]')
+  # Who has no label is left to choose on, so that fits have their examples.
   needs.held_out_share(
-      'semi_supervised', config,
-      has_choice=len(settings.num_epochs) * len(settings.learning_rates) > 1)
+      'semi_supervised', config, has_choice=_has_choice(settings))
   needs.devices('semi_supervised', config)
   label_subset.check(settings, sources.train)
+  if not settings.subsets and 1 in settings.shares:
+    _check_rest(config, settings.shares.index(1), 0)
+
+
+def _has_choice(settings: ml_collections.ConfigDict) -> bool:
+  return len(settings.num_epochs) * len(settings.learning_rates) > 1
+
+
+def _check_rest(
+    config: ml_collections.ConfigDict, number: int, num_left: int) -> None:
+  """Raises ConfigError if a share leaves nothing to choose settings on."""
+  settings = config.semi_supervised
+  if num_left or config.valid_split or not _has_choice(settings):
+    return
+  field = 'subsets' if settings.subsets else 'shares'
+  raise config_lib.ConfigError(
+      f'config.semi_supervised.{field} has {settings[field][number]}: of '
+      f'{config.train_split!r} nothing is left to choose on; label fewer or '
+      'give a config.valid_split')
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -51,12 +75,16 @@ def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def describe(
     config: ml_collections.ConfigDict, metrics: dict[str, float]) -> str:
   """The settings to name beside its figures."""
-  shares = ' and '.join(f'{s:.4g}'.rstrip('.') for s in (
-      100 * share for share in config.semi_supervised.shares))
-  rates = config.semi_supervised.learning_rates
+  settings = config.semi_supervised
+  if settings.subsets:
+    labels = 'the labels listed in ' + ' and '.join(
+        pathlib.PurePath(path).name for path in settings.subsets)
+  else:
+    shares = ' and '.join(f'{100 * share:.4g}' for share in settings.shares)
+    labels = f'{shares} % of labels'
   return (
-      f'fine-tuned on {shares} % of labels, best of {len(rates)} learning '
-      f'rates and {len(config.semi_supervised.num_epochs)} lengths')
+      f'fine-tuned on {labels}, best of {len(settings.learning_rates)} '
+      f'learning rates and {len(settings.num_epochs)} lengths')
 
 
 def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
@@ -65,8 +93,8 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
   Yields:
     For a share of 1 %: `semi_supervised/1pct_test_top1`, of more than five
     classes `1pct_test_top5`, the chosen `1pct_learning_rate` and
-    `1pct_num_epochs`, and `1pct_batch_size`, no more than the labelled
-    examples; likewise for the others.
+    `1pct_num_epochs`, `1pct_num_labels` and `1pct_batch_size`, no more than
+    these; likewise for the others.
   """
   config, train = subject.config, subject.sources.train
   settings = config.semi_supervised
@@ -80,12 +108,8 @@ def run(subject: subject_lib.Subject) -> Iterator[tuple[str, float]]:
     valid = None
     if subject.sources.valid is None:
       rest = np.setdiff1d(np.arange(len(labels)), subset)
-      if not rest.size:
-        raise config_lib.ConfigError(
-            f'config.semi_supervised.shares has {share:g}, all of '
-            f'{config.train_split!r}: nothing is left to choose on; lower it '
-            'or give a config.valid_split')
       valid = selection.hold_out(rest, settings.held_out_share, config.seed)
+      _check_rest(config, number, len(valid))
     found = subject.open_progress(f'semi_supervised_{name}').keep(
         'figures', functools.partial(
             _fine_tune, subject, classifier, subset, valid, name))
@@ -127,4 +151,5 @@ def _fine_tune(
     yield f'test_top{count}', int(hits) / len(label)
   yield 'learning_rate', float(best[0])
   yield 'num_epochs', float(best[1])
+  yield 'num_labels', float(len(subset))
   yield 'batch_size', float(batch_size)

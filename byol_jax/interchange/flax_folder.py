@@ -9,7 +9,9 @@
 nothing that saved or trained it is needed to read it.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,6 +22,7 @@ from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -35,8 +38,10 @@ _KIND = 'flax'
 _FIELDS = (
     'encoder', 'resnet.', 'norm_', 'weight_standardization_', 'batch_norm_',
     'compute_dtype', 'augment.mean', 'augment.std')
-# What a config.json says of the run, at least.
-_RUN = ('config', 'step', 'image_size', 'licence', 'origin', 'evaluations')
+# What a config.json says of the run, at least, and in which of JSON's types.
+_RUN = {
+    'config': dict, 'step': int, 'image_size': int, 'licence': str,
+    'origin': dict, 'evaluations': list}
 
 _USAGE = """\
 ```python
@@ -108,19 +113,15 @@ def read(
         f'{facts.get("format", "nothing of a format")!r}): load_encoder reads '
         'a workdir, or what python -m byol_jax.export --format=flax has '
         'written')
-  run = facts.get('run', {})
-  missing = [name for name in _RUN if name not in run]
-  if missing:
-    raise config_lib.ConfigError(
-        f'{folder}/config.json does not say the {missing[0]} of its run: it '
-        'is damaged; copy or export it again')
-  config = config_lib.from_dict({
-      name: value for name, value in config_lib.flatten(
-          run['config']).items() if name.startswith(_FIELDS)})
+  run = _checked_run(facts.get('run', {}), folder)
+  with _describing(folder):
+    config = _read_config(run['config'])
   if _is_custom(config) and encoder is None:
     raise config_lib.ConfigError(
         f'{folder} was pretrained with a custom encoder, {config.encoder}: '
         'pass encoder=')
+  with _describing(folder):
+    config_lib.validate(config, custom_encoder=_is_custom(config))
   network = network_lib.create_network(
       config, None, encoder if _is_custom(config) else None)
   leaves = _read_weights(folder / WEIGHTS, facts.get('sha256'))
@@ -129,6 +130,53 @@ def read(
       config, network, traverse_util.unflatten_dict(leaves), step=run['step'],
       image_size=run['image_size'], licence=run['licence'],
       origin=run['origin'], records=tuple(run['evaluations']))
+
+
+def _checked_run(run: Any, folder: pathlib.Path) -> dict[str, Any]:
+  """Raises ConfigError for what is missing, or of another type."""
+  wrong = None
+  if not isinstance(run, dict):
+    wrong = f'says run is {run!r:.40}, expected an object'
+  elif missing := [name for name in _RUN if name not in run]:
+    wrong = f'does not say the {missing[0]} of its run'
+  else:
+    for name, kind in _RUN.items():
+      # To Python, true is a number.
+      if not isinstance(run[name], kind) or isinstance(run[name], bool):
+        wrong = (f'says {name} is {run[name]!r:.40}, expected a value of type '
+                 f'{kind.__name__}')
+        break
+    else:
+      if run['image_size'] < 1:
+        wrong = f'says image_size is {run["image_size"]}, expected at least 1'
+  if wrong:
+    raise config_lib.ConfigError(
+        f'{folder}/config.json {wrong}: it is damaged; copy or export it again')
+  return run
+
+
+def _read_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The fields that an encoder depends on; the others have their defaults."""
+  config = config_lib.from_dict({
+      name: value for name, value in config_lib.flatten(fields).items()
+      if name.startswith(_FIELDS)})
+  for name, value in config_lib.flatten(config.to_dict()).items():
+    if isinstance(value, tuple) and name.startswith(_FIELDS) and not all(
+        isinstance(number, (int, float)) for number in value):
+      raise config_lib.ConfigError(
+          f'config.{name} is {value}, expected numbers')
+  return config
+
+
+@contextlib.contextmanager
+def _describing(folder: pathlib.Path) -> Iterator[None]:
+  """Says whose config it is that cannot be."""
+  try:
+    yield
+  except config_lib.ConfigError as error:
+    raise config_lib.ConfigError(
+        f'{folder}/config.json does not describe an encoder ({error}): it is '
+        'damaged; copy or export it again') from None
 
 
 def _is_custom(config: Any) -> bool:

@@ -75,6 +75,20 @@ def _set(**fields):
   return change
 
 
+def _say(**fields):
+  def change(folder):
+    facts = json.loads((folder / 'config.json').read_text())
+    facts['run'].update(fields)
+    (folder / 'config.json').write_text(json.dumps(facts))
+
+  return change
+
+
+def _say_nothing_of_the_run(folder):
+  facts = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(facts | {'run': 'x'}))
+
+
 def _forget_the_step(folder):
   path = folder / 'config.json'
   facts = json.loads(path.read_text())
@@ -104,6 +118,20 @@ def test_outlives_the_fields_of_training(folder):
      r'\(not there\)'),
     (_set(encoder_norm='batch'), 'another architecture .* batch_stats'),
     (_set(encoder='MyEncoder'), 'custom encoder, MyEncoder: pass encoder='),
+    (_set(resnet={'stem': 'foo'}),
+     "config.json does not describe an encoder .*stem is 'foo', expected one"),
+    (_set(resnet='x'), 'another architecture'),
+    (_set(encoder_norm=3), "encoder_norm is 3, expected a value like 'batch'"),
+    (_set(norm_groups=0), 'norm_groups is 0, expected at least 1'),
+    (_set(resnet={'channels_per_group': [8, 'x', 8, 8]}), 'expected numbers'),
+    (_set(augment={'mean': ['a', 'b', 'c']}), 'mean is .* expected numbers'),
+    (_say(image_size='x'),
+     "says image_size is 'x', expected a value of type int: it is damaged"),
+    (_say(image_size=True), 'image_size is True'),
+    (_say(image_size=0), 'image_size is 0, expected at least 1'),
+    (_say(config='x'), "says config is 'x', expected a value of type dict"),
+    (_say(evaluations={}), 'evaluations is {}, expected .* list'),
+    (_say_nothing_of_the_run, "says run is 'x', expected an object"),
     (_call_it_torch, "no export of format flax .* 'torch'")])
 def test_damage_is_one_clear_line(damage, message, folder):
   damage(folder)

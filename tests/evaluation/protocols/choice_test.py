@@ -163,6 +163,7 @@ def test_semi_supervised(config, classifiers, tmp_path, has_valid):
       'semi_supervised/40pct_test_top1': 0.0,
       'semi_supervised/40pct_learning_rate': 0.2,
       'semi_supervised/40pct_num_epochs': 3,
+      'semi_supervised/40pct_num_labels': 8,
       'semi_supervised/40pct_batch_size': 8}
   made, = classifiers
   assert not set(subset) & set(chosen_on)

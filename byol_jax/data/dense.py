@@ -53,6 +53,8 @@ class DenseSource(EncodedSource):
   Attributes:
     sizes: int32 [N, 2], height and width of each image and its map.
     map_classes: names of the classes in the label maps.
+    is_labelled: bool [N], whether any pixel of the image's label map counts;
+      None where there are none.
     load_label: in the graph, an index to the label map uint8 [h, w]: classes,
       or `IGNORED`; None where there are none.
     load_depth: in the graph, an index to the depths float32 [h, w] in metres,
@@ -60,6 +62,7 @@ class DenseSource(EncodedSource):
   """
   sizes: np.ndarray
   map_classes: tuple[str, ...] = ()
+  is_labelled: np.ndarray | None = None
   load_label: _LoadFn | None = None
   load_depth: _LoadFn | None = None
 
@@ -249,7 +252,7 @@ def _create_source(
           f'{name}: there is no image {images.root / file_name}')
   files = [known[file_name] for file_name in images.names]
   paths = tf.constant(folder_index.readable_paths(images.root, files))
-  load_label = load_depth = None
+  load_label = load_depth = is_labelled = None
   states = [file.state for file in files]
   if labels is not None:
     if numbers is None:
@@ -261,6 +264,8 @@ def _create_source(
     _check_classes(labels.root, maps, numbers)
     states += [file.state for file in maps]
     load_label = dense_maps.make_load_label_fn(labels.root, maps, numbers)
+    is_labelled = np.array([
+        np.any(numbers[list(file.values)] != IGNORED) for file in maps])
   if depths is not None:
     maps = dense_maps.examine_depths(depths.root, depths.names)
     _check_sizes(images.root, files, depths.root, maps)
@@ -272,8 +277,8 @@ def _create_source(
       fingerprint=examples.fingerprint(states),
       load=lambda index: {'image': tf.io.read_file(paths[index])},
       sizes=np.array([(f.height, f.width) for f in files], np.int32),
-      map_classes=tuple(classes), load_label=load_label,
-      load_depth=load_depth)
+      map_classes=tuple(classes), is_labelled=is_labelled,
+      load_label=load_label, load_depth=load_depth)
 
 
 def _check_sizes(

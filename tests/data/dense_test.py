@@ -131,6 +131,20 @@ def test_classes_of_pairs(tmp_path):
   assert _open(data).map_classes == ('sky', 'road', 'car', 'tree', 'lamp')
 
 
+def test_which_label_maps_say_anything(tmp_path):
+  data = _write_pairs(tmp_path, count=3, depth=True)
+  label = np.full((30, 40), IGNORED, np.uint8)
+  _save(tmp_path / 'train/labels/2.png', label)
+  assert _open(data).is_labelled.tolist() == [True, True, False]
+  label[0, 0] = 1
+  _save(tmp_path / 'train/labels/2.png', label)
+  assert _open(data).is_labelled.tolist() == [True, True, True]
+  for path in (tmp_path / 'train/labels').iterdir():
+    path.unlink()
+  (tmp_path / 'train/labels').rmdir()
+  assert _open(data).is_labelled is None
+
+
 def test_images_can_be_pretrained_on(tmp_path):
   data = _write_pairs(tmp_path)
   np.testing.assert_array_equal(

@@ -211,6 +211,58 @@ def test_what_cannot_run(config, scenes, name, change, message):
     protocols.get(name).check(config, subject_lib.open_sources(config))
 
 
+def _write(path, split, labels):
+  """A pair of each label map, 32 x 48 pixels of depth 1."""
+  for folder in ('images', 'labels', 'depth'):
+    (path / split / folder).mkdir(parents=True)
+  for i, label in enumerate(labels):
+    values = np.full((32, 48), label, np.uint8)
+    Image.fromarray(np.stack(3 * [values], axis=-1)).save(
+        path / split / f'images/{i}.png')
+    Image.fromarray(values).save(path / split / f'labels/{i}.png')
+    np.save(path / split / f'depth/{i}.npy', np.ones((32, 48), np.float32))
+
+
+@pytest.mark.parametrize('name, train, test, fields, message', [
+    ('segmentation', (0, 1, 1), (255, 255), {},
+     r'every pixel of the label maps of pairs:.* \(test\) is ignored, .*'
+     'choose another config.test_split'),
+    ('segmentation', (255, 255), (0,), {}, 'another config.train_split'),
+    ('segmentation', (0, 1, 1), (0,), {'valid_split': 'secret'},
+     'another config.valid_split'),
+    ('segmentation', (255, 255, 1), (0,),
+     {'segmentation.learning_rates': (0.1, 0.2)},
+     r'the \d label maps of .*held_out_share=0.2 leaves to (fit|choose) on '
+     'is ignored'),
+    ('segmentation', (1,), (0,), {'segmentation.learning_rates': (0.1, 0.2)},
+     "of the 1 images of 'train' that leaves none to choose settings on"),
+    ('depth', (1,), (0,), {'depth.learning_rates': (0.1, 0.2)},
+     'config.depth.held_out_share is 0.1, and of the 1 images'),
+    ('depth', (1, 1, 0), (0,), {
+        'depth.learning_rates': (0.1, 0.2), 'depth.held_out_share': 0.9},
+     'that leaves none to fit on: give another share')])
+def test_what_leaves_nothing_to_learn_or_measure(
+    config, tmp_path, name, train, test, fields, message):
+  for split, labels in (('train', train), ('test', test), ('secret', (255,))):
+    _write(tmp_path, split, labels)
+  (tmp_path / 'classes.txt').write_text('a\nb\n')
+  config.data = f'pairs:{tmp_path}'
+  for field, value in fields.items():
+    config_lib.set_field(config, field, value)
+  with pytest.raises(config_lib.ConfigError, match=message) as error:
+    protocols.get(name).check(config, subject_lib.open_sources(config))
+  assert len(str(error.value).splitlines()) == 1
+
+
+def test_one_image_is_enough_where_nothing_is_chosen(config, tmp_path):
+  for split in ('train', 'test'):
+    _write(tmp_path, split, (1,))
+  config.data = f'pairs:{tmp_path}'
+  sources = subject_lib.open_sources(config)
+  for name in ('segmentation', 'depth'):
+    protocols.get(name).check(config, sources)
+
+
 @pytest.mark.parametrize('field, value', [
     ('segmentation.scale_range', (2.0, 0.5)),
     ('segmentation.learning_rates', (0.0,)),

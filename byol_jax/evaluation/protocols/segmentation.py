@@ -19,6 +19,7 @@ from byol_jax.data import dense as dense_data
 from byol_jax.data import dense_pipeline
 from byol_jax.evaluation import dense
 from byol_jax.evaluation import segmentation
+from byol_jax.evaluation import selection
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.evaluation.protocols import needs
 from byol_jax.networks import network as network_lib
@@ -37,6 +38,7 @@ def check(
           f'{config.data} has {len(train)} classes in its split '
           f'{config.train_split!r} and {len(source.map_classes)} in '
           f'{config[f"{name}_split"]!r}, expected the same')
+  _check_labelled(config, sources)
   stride = network_lib.create_encoder(config, dilate_last=True).stride
   size = config.segmentation.crop_size
   if config.resnet.padding == 'same' and size % stride != 1:
@@ -45,6 +47,34 @@ def check(
         f'config.segmentation.crop_size is {size}, and this encoder pads as '
         f'`same` at an output stride of {stride}: expected a multiple of it '
         f'plus 1, such as {near}, which keeps its maps centred')
+
+
+def _check_labelled(
+    config: ml_collections.ConfigDict, sources: subject_lib.Sources) -> None:
+  """Raises ConfigError where not one pixel to fit or measure on counts."""
+  for name in ('train', 'valid', 'test'):
+    source = getattr(sources, name)
+    if source is not None and not source.is_labelled.any():
+      raise config_lib.ConfigError(
+          f'every pixel of the label maps of {source.name} is ignored, as in '
+          'splits whose labels are kept secret; choose another '
+          f'config.{name}_split')
+  settings = config.segmentation
+  if sources.valid is not None or len(settings.learning_rates) == 1:
+    return
+  labelled = sources.train.is_labelled
+  everything = np.arange(len(labelled))
+  held_out = selection.hold_out(
+      everything, settings.held_out_share, config.seed)
+  for index, what in (
+      (held_out, 'to choose'),
+      (np.setdiff1d(everything, held_out), 'to fit')):
+    if not labelled[index].any():
+      raise config_lib.ConfigError(
+          f'every pixel of the {len(index)} label maps of '
+          f'{sources.train.name} that config.segmentation.held_out_share='
+          f'{settings.held_out_share:g} leaves {what} on is ignored; give '
+          'another share or a config.valid_split')
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -29,6 +29,24 @@ _SAVE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
+class SplitBatches:
+  """`Batches` of a split that say how many they are; anew at each call.
+
+  Attributes:
+    name: of the source.
+    count: of all batches.
+    create: maps the first batch to batches from there on.
+  """
+
+  name: str
+  count: int
+  create: Callable[[int], Iterator[dict[str, np.ndarray]]]
+
+  def __call__(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    return self.create(start_step)
+
+
+@dataclasses.dataclass(frozen=True)
 class Features:
   """One row for each example, in the order of `index`.
 
@@ -105,12 +123,12 @@ def make_batches(
     source: examples.Source, config: ml_collections.ConfigDict,
     limit: int | None = None, image_size: int | None = None,
     index: np.ndarray | None = None,
-) -> Batches:
+) -> SplitBatches:
   """This process's share of a split, centre-cropped, in constant batches.
 
   Returns:
-    A function of the first batch, 0 if not told, that begins anew at each
-    call; the pipeline from 0 on is built once.
+    A function of the first batch, 0 if not told; the pipeline from 0 on is
+    built once.
   """
   create = functools.partial(
       pipeline.create_eval_dataset, source, config,
@@ -119,10 +137,14 @@ def make_batches(
       process_count=jax.process_count())
   create = functools.cache(create)
 
-  def batches(start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    return create(start_step=start_step).as_numpy_iterator()
-
-  return batches
+  num_examples = source.num_examples
+  if index is not None:
+    num_examples = len(index)
+  elif limit is not None:
+    num_examples = min(num_examples, limit)
+  return SplitBatches(
+      source.name, -(-num_examples // config.evaluate_batch_size),
+      lambda start_step: create(start_step=start_step).as_numpy_iterator())
 
 
 def extract_features(
@@ -149,7 +171,7 @@ def extract_features(
 
 
 def resume_features(
-    predict: devices.Predict, variables: Any, batches: Batches,
+    predict: devices.Predict, variables: Any, batches: SplitBatches,
     progress: progress_lib.Progress,
 ) -> Features:
   """`extract_features` that keeps what it has, and goes on from there.
@@ -157,7 +179,7 @@ def resume_features(
   Args:
     predict: likewise.
     variables: likewise.
-    batches: a function of the first batch.
+    batches: of this process's share.
     progress: where rows are kept every minute.
   """
   parts, start = _read_parts(progress)
@@ -169,7 +191,9 @@ def resume_features(
       progress.put(f'part{len(parts)}', _concatenate(rows) | {
           'next_step': step})
       parts.append(_concatenate(rows))
-      logging.info('features: %d batches', step)
+      logging.info(
+          'features of %s: %d of %d batches', batches.name, step,
+          batches.count)
       rows, saved = [], time.monotonic()
   return _join(parts + rows)
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 import time
+from unittest import mock
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -17,6 +18,7 @@ from byol_jax import config as config_lib
 from byol_jax.evaluation import features
 from byol_jax.evaluation import final
 from byol_jax.evaluation import gallery
+from byol_jax.evaluation import linear
 from byol_jax.evaluation import neighbors
 from byol_jax.evaluation import periodic
 from byol_jax.evaluation import records
@@ -163,9 +165,15 @@ class AugmentedLinearTest(absltest.TestCase):
         'linear.held_out_share': 0.25})
     sources, network, state = _set_up(config)
     evaluator = final.FinalEvaluator(config, network, sources, ['linear'])
-    (record,), found = evaluator.run(
-        features.online_variables(state), step=0, random_init=True)
-    self.assertIn(record['metrics']['linear/base_learning_rate'], (1e-6, 0.5))
+    with mock.patch.object(linear, 'choose', wraps=linear.choose) as choose:
+      (record,), found = evaluator.run(
+          features.online_variables(state), step=0, random_init=True)
+    _, valid = choose.call_args.args
+    self.assertLen(valid.index, 24)
+    np.testing.assert_array_equal(
+        valid.embedding, found.splits.train.embedding[valid.index])
+    # The first one's head is right about none of them, this one's about five.
+    self.assertEqual(record['metrics']['linear/base_learning_rate'], 0.5)
     self.assertEqual(record['settings']['features'], 'augmented')
     self.assertLen(found.splits.train.index, 96)
     # The state has not been donated away.

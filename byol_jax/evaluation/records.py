@@ -244,7 +244,9 @@ def _describe_both(pair: dict[bool, Record]) -> str:
       for kind, record in pair.items()}
   if len(set(said.values())) == 1:
     return next(iter(said.values()))
-  return f'{said[False]}; at random init {said[True]}'
+  parts = {kind: text.split(', ') for kind, text in said.items()}
+  other = [part for part in parts[True] if part not in parts[False]]
+  return f'{said[False]}; at random init {", ".join(other)}'
 
 
 def markdown(records: Sequence[Record]) -> str:

@@ -66,9 +66,9 @@ def test_what_is_no_record_is_passed_over(tmp_path, caplog):
 
 def test_what_each_encoder_was_fitted_with():
   (row,) = records.compare([
-      _record(True) | {'description': 'best: 0.1'},
-      _record(False) | {'description': 'best: 0.2'}])
-  assert row.description == 'best: 0.2; at random init best: 0.1'
+      _record(True) | {'description': 'fitted, best: 0.1'},
+      _record(False) | {'description': 'fitted, best: 0.2'}])
+  assert row.description == 'fitted, best: 0.2; at random init best: 0.1'
 
 
 def test_another_network_or_image_size_is_no_baseline():

@@ -28,7 +28,8 @@ def check(
   needs.not_empty('finetune', config, ('learning_rates', 'weight_decays'))
   needs.held_out_share(
       'finetune', config, has_choice=len(settings.learning_rates) * len(
-          settings.weight_decays) > 1)
+          settings.weight_decays) > 1,
+      num_examples=sources.train.num_examples)
   needs.batch('finetune', config, sources.train.num_examples)
 
 

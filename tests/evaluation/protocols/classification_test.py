@@ -157,7 +157,7 @@ def test_features_go_on_where_they_were(
     again = dataclasses.replace(subject).splits
   assert [r.getMessage() for r in caplog.records if 'features' in r.name
           or 'batches' in r.getMessage()] == [
-              f'features: {n} batches' for n in (4, 5, 6)]
+              f'features of train: {n} of 6 batches' for n in (4, 5, 6)]
   np.testing.assert_array_equal(again.train.embedding, whole.train.embedding)
   np.testing.assert_array_equal(again.train.label, whole.train.label)
 

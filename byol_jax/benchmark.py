@@ -76,7 +76,7 @@ def _measure_frozen(
       'features': speed.measure_features, 'linear': speed.measure_linear}[what]
   return {
       'encoder': config.encoder,
-      'image_size': config.test_image_size or config.image_size,
+      'image_size': config_lib.test_image_size(config),
       'steps': _STEPS.value, **measure(config, _WINDOWS.value, _STEPS.value)}
 
 

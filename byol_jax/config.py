@@ -558,6 +558,11 @@ def _validate_view(view: str, settings: ml_collections.ConfigDict) -> None:
       f'augment.{view}.crop_area_range', settings.crop_area_range, 0, 1)
 
 
+def test_image_size(config: ml_collections.ConfigDict) -> int:
+  """Pixels of a side of the images that an encoder is measured on."""
+  return config.test_image_size or config.image_size
+
+
 def run_length(
     config: ml_collections.ConfigDict, num_examples: int
 ) -> tuple[int, int]:

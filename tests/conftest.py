@@ -31,6 +31,12 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """The longest first, so that no worker is left alone with one at the end.
+  """
+  items.sort(key=lambda item: 'training' not in item.path.parts)
+
+
 class TinyEncoder(nn.Module):
   """Compiles in a moment; made by a user who thought of one device."""
 

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from byol_jax.config import ConfigError
+from byol_jax import config as config_lib
 from byol_jax.data import crop
 from byol_jax.data import randomness
 from byol_jax.data import views
@@ -53,7 +53,7 @@ class _Rows:
 
   def __post_init__(self):
     if self.batch_size % self.process_count:
-      raise ConfigError(
+      raise config_lib.ConfigError(
           f'a batch of {self.batch_size} cannot be divided by '
           f'{self.process_count} processes; choose a multiple')
 
@@ -182,7 +182,7 @@ def create_labelled_dataset(
   chunks = _random_crops(
       _shuffled_chunks(source, rows, start_step, total_steps, seed, index),
       source, rows, (settings,), seed=seed, streams=(_LABELLED_STREAM,),
-      size=_test_size(config))
+      size=config_lib.test_image_size(config))
   chunks = parallel_map(chunks, flip)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
@@ -249,7 +249,7 @@ def create_eval_dataset(
   chunks = _crops(
       chunks, source, rows,
       [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
-      image_size or _test_size(config))
+      image_size or config_lib.test_image_size(config))
   chunks = parallel_map(chunks, finish)
   return _join_chunks(
       chunks, rows.chunks_per_step, max(steps - start_step, 0))
@@ -261,10 +261,6 @@ def read_image(source: Source, index: int) -> tf.Tensor:
     return source.tensors['image'][index]
   encoded = source.load(tf.constant(index, tf.int64))['image']
   return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def _test_size(config: ml_collections.ConfigDict) -> int:
-  return config.test_image_size or config.image_size
 
 
 def _shuffled_chunks(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byol_jax import config as config_lib
 from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.evaluation import features as features_lib
@@ -80,8 +81,7 @@ class Classifier:
 
   @functools.cached_property
   def _start(self) -> dict[str, Any]:
-    size = self._subject.config.test_image_size or (
-        self._subject.config.image_size)
+    size = config_lib.test_image_size(self._subject.config)
     channels = len(self._subject.network.mean)
     return finetuning.initialize(
         self._task, jax.random.key(self._subject.config.seed),

@@ -53,7 +53,7 @@ def create_record(
       'test_split': config.test_split,
       'num_train_examples': sources.train.num_examples,
       'num_test_examples': sources.test.num_examples,
-      'image_size': config.test_image_size or config.image_size,
+      'image_size': config_lib.test_image_size(config),
       'test_crop_ratio': config.test_crop_ratio,
       'encoder': config.encoder,
       'architecture': {

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import features
 from byol_jax.evaluation import linear
 from byol_jax.networks import network as network_lib
@@ -101,19 +102,15 @@ def measure_linear(
 def _initialise(
     config: ml_collections.ConfigDict) -> tuple[network_lib.Network, Any]:
   network = network_lib.create_network(config, None)
-  size = _size(config)
+  size = config_lib.test_image_size(config)
   variables = jax.jit(network.init)(
       jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
   return network, variables
 
 
-def _size(config: ml_collections.ConfigDict) -> int:
-  return config.test_image_size or config.image_size
-
-
 def _batch(
     config: ml_collections.ConfigDict, count: int) -> dict[str, np.ndarray]:
-  rng, size = np.random.default_rng(0), _size(config)
+  rng, size = np.random.default_rng(0), config_lib.test_image_size(config)
   return {
       'image': rng.random((count, size, size, 3), np.float32),
       'index': np.arange(count, dtype=np.int32),

@@ -114,7 +114,7 @@ class Subject:
   @functools.cached_property
   def embedding_size(self) -> int:
     """D."""
-    size = self.config.test_image_size or self.config.image_size
+    size = config_lib.test_image_size(self.config)
     images = jax.ShapeDtypeStruct(
         (1, size, size, len(self.network.mean)), np.float32)
     return jax.eval_shape(

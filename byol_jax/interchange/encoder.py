@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from byol_jax import config as config_lib
 from byol_jax.interchange import flax_folder
 from byol_jax.networks import network as network_lib
 
@@ -101,5 +102,5 @@ def load_encoder(workdir: str, encoder: nn.Module | None = None) -> Encoder:
   config, network, state = checkpoint.restore_workdir(workdir, encoder)
   return Encoder(
       network, features.online_variables(state),
-      image_size=config.test_image_size or config.image_size,
+      image_size=config_lib.test_image_size(config),
       step=int(state.step))

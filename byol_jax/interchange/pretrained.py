@@ -88,7 +88,7 @@ def create(
       jax.tree.map(np.asarray, jax.device_get(
           {name: tree for name, tree in kept.items() if tree})),
       step=step,
-      image_size=image_size or config.test_image_size or config.image_size,
+      image_size=image_size or config_lib.test_image_size(config),
       **facts)
 
 

@@ -33,7 +33,7 @@ def measure_input(
     setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second, of two views each, that the host makes ready."""
   dataset = pipeline.create_train_dataset(
-      setup.train_source, setup.config, start_step=0,
+      setup.sources.train, setup.config, start_step=0,
       total_steps=(windows + 1) * steps)
   batches = dataset.as_numpy_iterator()
 
@@ -110,7 +110,7 @@ def _synthetic_batch(setup: loop.Setup) -> dict[str, Any]:
   views = rng.random((2, count, size, size, 3), np.float32)
   batch = {
       'views': tuple(views), 'index': np.arange(count, dtype=np.int32)}
-  if setup.train_source.num_classes is not None:
+  if setup.sources.train.num_classes is not None:
     batch['label'] = np.zeros(count, np.int32)
   return batch
 

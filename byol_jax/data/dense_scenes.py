@@ -37,6 +37,7 @@ _SIZES = 1.0, 4.0  # of things in metres, those of the first and last class
 _FOCAL_LENGTH = 30.0  # pixels
 _GREYS = 80, 175  # of the wall's upper and lower edge, of 255
 _NOISE = 6.0  # of 255
+_MAX_CLASSES = 254  # beside the wall and what counts nowhere
 
 
 class Scene(NamedTuple):
@@ -67,6 +68,10 @@ class Pictures:
           f'{source.name} has '
           f'{"several" if source.is_multi_label else "no"} labels, expected '
           'one for each picture')
+    if source.num_classes > _MAX_CLASSES:
+      raise config_lib.ConfigError(
+          f'{source.name} has {source.num_classes} classes, expected at most '
+          f'{_MAX_CLASSES}: label maps have 8 bits')
     self._source = source
     self.labels = examples.read_labels(source)
     self.class_names = source.class_names or tuple(

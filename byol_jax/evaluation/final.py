@@ -85,8 +85,8 @@ class FinalEvaluator:
             name, subject, metrics, checkpoint=checkpoint, step=step,
             random_init=random_init))
         on_record(made[-1])
-      if directory:
-        _remove(pathlib.Path(directory))
+    if directory:
+      _remove(pathlib.Path(directory))
     return made, subject
 
   def _find_unfinished(self, variables: Any) -> str | None:
@@ -116,7 +116,7 @@ def _remove(directory: pathlib.Path) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('evaluated')
   if not jax.process_index():
-    shutil.rmtree(directory)
+    shutil.rmtree(directory, ignore_errors=True)
     with contextlib.suppress(OSError):  # another evaluation's work is there
       directory.parent.rmdir()
 

@@ -8,6 +8,7 @@ those of the same one at random initialisation.
 from collections.abc import Sequence
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -82,7 +83,7 @@ def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
   """Writes a record to `directory/evaluations`, and all of them as a table.
 
   An older one that it may be set beside is replaced; one of other settings, or
-  of other data of the same name, is not.
+  of other data of the same name, is kept with a number in its name.
   """
   folder = pathlib.Path(directory) / 'evaluations'
   folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +92,10 @@ def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
   path = folder / f'{name}{suffix}.json'
   older = _read(path)
   if older and comparable(older) != comparable(record):
-    number = zlib.crc32(comparable(record).encode())
-    path = folder / f'{name}-{number:08x}{suffix}.json'
+    number = zlib.crc32(comparable(older).encode())
+    path.rename(folder / f'{name}-{number:08x}{suffix}.json')
+  number = zlib.crc32(comparable(record).encode())
+  (folder / f'{name}-{number:08x}{suffix}.json').unlink(missing_ok=True)
   _write_whole(path, json.dumps(record, indent=2) + '\n')
   _write_whole(folder / 'table.md', markdown(read_all(directory)))
   return path
@@ -100,7 +103,8 @@ def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
 
 def _write_whole(path: pathlib.Path, text: str) -> None:
   """All or nothing, whenever the job may end."""
-  unfinished = path.with_suffix('.tmp')
+  # Of this job alone: several may run on one workdir.
+  unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   unfinished.write_text(text)
   unfinished.rename(path)
 
@@ -111,8 +115,9 @@ def _read(path: pathlib.Path) -> Record | None:
     return None
   try:
     record = json.loads(path.read_text())
-    comparable(record), figures(record), headline(record)
-  except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    headline(record), markdown([record])
+  except (ArithmeticError, AttributeError, LookupError, OSError, TypeError,
+          ValueError):
     logging.warning('%s is no record of an evaluation: passed over', path)
     return None
   return record
@@ -230,7 +235,7 @@ def compare(records: Sequence[Record]) -> list[Comparison]:
     pairs.setdefault(comparable(record), {})[record['random_init']] = record
   return [
       Comparison(shown, _describe_both(pair), name, *(
-          figures(pair[key])[name] if key in pair else None
+          figures(pair[key]).get(name) if key in pair else None
           for key in (True, False)))
       for pair in pairs.values()
       for shown in [pair.get(False) or pair[True]]

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
@@ -89,8 +90,8 @@ class Subject:
     variables: `params` and `batch_stats` of the online network.
     sources: with labels, or whatever the protocol has checked them for.
     extractor: of features.
-    progress_directory: where unfinished work of this very encoder, config and
-      number of processes is kept; None: nowhere.
+    progress_directory: where unfinished work of this very evaluation is kept,
+      see `identify`; None: nowhere.
   """
 
   config: ml_collections.ConfigDict
@@ -129,7 +130,7 @@ def identify(
 
   Made of the whole config, the contents of files it names, the encoder's
   weights, the data as they are now, and the number of processes, which share
-  the examples.
+  the examples. All of them have the name that the first finds.
   """
   data = [source and (source.num_examples, source.fingerprint)
           for source in sources]
@@ -140,4 +141,7 @@ def identify(
     digest.update(pathlib.Path(path).expanduser().read_bytes())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()[:16]
+  name = np.frombuffer(digest.digest()[:8], np.uint8)
+  if jax.process_count() > 1:  # copies of the data differ in their dates
+    name = np.asarray(multihost_utils.broadcast_one_to_all(name))
+  return name.tobytes().hex()

@@ -91,6 +91,9 @@ def describe(encoder: pretrained_lib.Pretrained) -> dict[str, Any]:
   """What config.json holds of the run, in JSON's types."""
   config = config_lib.to_dict(encoder.config)
   config['data'] = _without_place(config['data'])
+  for field in ('data_dir', 'init_from'):
+    config[field] = pathlib.PurePath(config[field]).name
+  config['semi_supervised']['subsets'] = []  # of evaluations, not of the run
   return {
       'byol_jax': byol_jax.__version__,
       'step': encoder.step,

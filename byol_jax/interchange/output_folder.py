@@ -37,7 +37,8 @@ def fill(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
   If the writing fails, `folder` stays as it was.
   """
-  made = folder.with_name(f'.{folder.name}.unchecked{os.getpid()}')
+  parent = folder if folder.exists() else folder.parent  # one file system
+  made = parent / f'.{folder.name}.unchecked{os.getpid()}'
   made.mkdir(parents=True)
   try:
     yield made

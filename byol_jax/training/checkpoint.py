@@ -25,6 +25,10 @@ from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
 _DAMAGE = (ValueError, KeyError, FileNotFoundError)
+# What TensorStore says of everything else.
+_NOT_THE_FILES = (
+    'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'UNAVAILABLE',
+    'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED')
 
 
 def _abstract(tree: Any) -> Any:
@@ -93,11 +97,16 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      # Of arrays it raises a plain Exception. What else may happen, such as a
-      # lack of memory or of permission, is not the files' fault.
-      if 'PERMISSION_DENIED' in f'{error} {error.__cause__}' or not (
-          isinstance(error, _DAMAGE) or type(error) is Exception):
+      # Of arrays it wraps what happened in a plain Exception. What is not the
+      # files' fault, such as a lack of memory or of permission, goes on.
+      cause = error.__cause__ if type(error) is Exception else error
+      if not isinstance(cause, _DAMAGE) or any(
+          word in f'{error} {cause}' for word in _NOT_THE_FILES):
         raise
+      if not (self.directory / str(step)).is_dir():
+        raise config_lib.ConfigError(
+            f'the checkpoint {self.directory}/{step} made room for a newer one '
+            'while it was read: start again') from error
       raise config_lib.ConfigError(
           f'the checkpoint {self.directory}/{step} is cut short or damaged: '
           'delete that folder to go on from an older one, or from the start '

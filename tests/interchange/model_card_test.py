@@ -38,7 +38,10 @@ def test_says_what_it_is(tmp_path, create_encoder):
 
 def test_does_not_say_where_files_lie(tmp_path, create_encoder):
   encoder = create_encoder()
-  encoder.config.data = 'folder:/home/me/secret/birds'
+  encoder.config.update(
+      data='folder:/home/me/secret/birds', data_dir='/home/me/secret/data',
+      init_from='/home/me/secret/run')
+  encoder.config.semi_supervised.subsets = ('/home/me/secret/1.txt',)
   encoder = dataclasses.replace(encoder, records=tuple(
       record | {'data': 'pairs:/home/me/secret/maps',
                 'checkpoint': '/home/me/secret/run'}

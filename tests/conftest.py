@@ -8,7 +8,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 # Compiling is most of the suite's time; what is compiled runs for moments.
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '')
-    + ' --xla_llvm_disable_expensive_passes=true')
+    + ' --xla_llvm_disable_expensive_passes=true'
+    + ' --xla_backend_optimization_level=0')
 # What two tests, or two workers, compile alike is compiled once.
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='byol_jax_tests_'))
@@ -29,12 +30,6 @@ from byol_jax import config as config_lib  # noqa: E402
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The longest first, so that no worker is left alone with one at the end.
-  """
-  items.sort(key=lambda item: 'training' not in item.path.parts)
 
 
 class TinyEncoder(nn.Module):

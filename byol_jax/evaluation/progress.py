@@ -10,6 +10,7 @@ import io
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -91,6 +92,8 @@ def lock(directory: str | pathlib.Path | None) -> Iterator[None]:
       raise config_lib.ConfigError(
           f'another job works on {path}: wait for its end, or stop it'
       ) from None
-    except OSError:
-      pass  # a file system without locks
+    except OSError as error:
+      logging.warning(
+          'cannot lock %s (%s): start no second job of the same protocols.',
+          path, error.strerror)
     yield

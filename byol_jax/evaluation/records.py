@@ -90,12 +90,15 @@ def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
   name = f'{record["protocol"]}-{dataset_slug(record["data"])}'
   suffix = '-random_init' if record['random_init'] else ''
   path = folder / f'{name}{suffix}.json'
+
+  def numbered(record: Record) -> pathlib.Path:
+    number = zlib.crc32(comparable(record).encode())
+    return folder / f'{name}-{number:08x}{suffix}.json'
+
   older = _read(path)
   if older and comparable(older) != comparable(record):
-    number = zlib.crc32(comparable(older).encode())
-    path.rename(folder / f'{name}-{number:08x}{suffix}.json')
-  number = zlib.crc32(comparable(record).encode())
-  (folder / f'{name}-{number:08x}{suffix}.json').unlink(missing_ok=True)
+    path.rename(numbered(older))
+  numbered(record).unlink(missing_ok=True)
   _write_whole(path, json.dumps(record, indent=2) + '\n')
   _write_whole(folder / 'table.md', markdown(read_all(directory)))
   return path

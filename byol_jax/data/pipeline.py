@@ -144,6 +144,16 @@ def read_first_views(
   return pairs.reshape(-1, *pairs.shape[2:])
 
 
+def example_ids(
+    source: Source, config: ml_collections.ConfigDict, step: int
+) -> np.ndarray:
+  """The examples of one step's batch in all processes, int64 [batch_size]."""
+  order = randomness.example_order(
+      num_examples=source.num_examples, batch_size=config.batch_size,
+      start_step=step, total_steps=step + 1, seed=config.seed)
+  return next(order.as_numpy_iterator())
+
+
 def create_labelled_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
     total_steps: int, seed: int, start_step: int = 0,

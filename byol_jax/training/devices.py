@@ -70,8 +70,16 @@ def join(tree: Any) -> Any:
 
 
 def localize(tree: Any) -> Any:
-  """Takes this process's copies of every leaf that lies `everywhere`."""
-  return _with_sharding(tree, replicated_sharding())
+  """Takes this process's copies of every leaf that lies `everywhere`.
+
+  Those that this process has made for itself are copied to all its devices.
+  """
+  if jax.process_count() == 1:
+    return tree
+  local = replicated_sharding()
+  return jax.tree.map(
+      lambda x: jax.device_put(x, local) if x.is_fully_addressable else
+      _with_sharding(x, local), tree)
 
 
 def _with_sharding(tree: Any, sharding: jax.sharding.NamedSharding) -> Any:

@@ -49,6 +49,8 @@ class Requests:
     self.requested = False
     self.at_once = at_once
     self._first = None  # when the first signal came
+    self._leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
+    self._leave.daemon = True
 
   def on_signal(self, number: int, _: object = None) -> None:
     """In the main thread, as soon as that runs Python."""
@@ -64,12 +66,14 @@ class Requests:
     if self._first is None:
       self._first = time.monotonic()
       if self.at_once:
-        leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
-        leave.daemon = True
-        leave.start()
+        self._leave.start()
     elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
       sys.stdout.flush()
       os._exit(128 + number)
+
+  def close(self) -> None:
+    """What was asked for is being done."""
+    self._leave.cancel()
 
 
 @contextlib.contextmanager
@@ -108,3 +112,4 @@ def requests(at_once: bool = False) -> Iterator[Requests]:
     writer.close()
     thread.join()
     reader.close()
+    asked.close()

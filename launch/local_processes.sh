@@ -51,15 +51,13 @@ while (($#)); do
   esac
   shift
 done
-require_number N "${count:-nothing}" 1
-require_number devices "$devices" 1
-require_number restarts "$restarts" 0
-require_number grace "$grace" 1
-[[ -z $fixed_port ]] || require_number port "$fixed_port" 1
-((${#job[@]})) || refuse 'no job, expected one such as byol_jax.pretrain'
-if [[ ! ${job[0]} =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]]; then
-  refuse "'${job[0]}' is no job, expected a module such as byol_jax.pretrain"
-fi
+[[ -n $count ]] || refuse 'expected a number of processes; --help says more'
+require_number 'number of processes' "$count" 1
+require_number --devices "$devices" 1
+require_number --restarts "$restarts" 0
+require_number --grace "$grace" 1
+[[ -z $fixed_port ]] || require_number --port "$fixed_port" 1
+require_job ${job[@]+"${job[@]}"}
 
 # Sets `port`. Those that systems lend to clients begin at 32768.
 choose_port() {

@@ -9,11 +9,11 @@
 # Installs what the GPUs need first. One process drives them all, or those that
 # CUDA_VISIBLE_DEVICES names. When it dies by a signal, or leaves with code 75,
 # the same command goes on from the last checkpoint, R times (3) in all. Code 1,
-# a user's error, is not tried again. SIGTERM and SIGINT are passed on; a process
-# that does not follow a second one is killed after SECONDS (20). The exit code
-# is 0 if the job is done, 75 if it was stopped and the same command goes on, and
-# else the failure's. --dry_run prints the commands and runs none. Paths are
-# relative to where you are.
+# a user's error, is not tried again. SIGTERM and SIGINT are passed on; a
+# process that does not follow a second one is killed after SECONDS (20). The
+# exit code is 0 if the job is done, 75 if it was stopped and the same command
+# goes on, and else the failure's. --dry_run prints the commands and runs none.
+# Paths are relative to where you are.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -49,11 +49,13 @@ choose_command() {
   command=(env "JAX_PLATFORMS=cuda,cpu" python -m "${job[@]}")
 }
 
+list_gpus=(
+  nvidia-smi "--query-gpu=index,name,memory.total" "--format=csv,noheader")
+
 # Refuses a machine, or a choice, without a GPU; else says what there is.
 check_gpus() {
   local gpus
-  if ! gpus=$(nvidia-smi --query-gpu=index,name,memory.total --format=csv,noheader 2>&1)
-  then
+  if ! gpus=$("${list_gpus[@]}" 2>&1); then
     refuse "nvidia-smi failed (${gpus##*$'\n'}), expected a machine with" \
       'NVIDIA GPUs and their driver; without, see ./launch/quickstart.sh'
   fi
@@ -67,8 +69,7 @@ check_gpus() {
 }
 
 if [[ -n $dry_run ]]; then
-  print_command nvidia-smi --query-gpu=index,name,memory.total \
-    --format=csv,noheader
+  print_command "${list_gpus[@]}"
   print_command source "$here/environment.sh" cuda
   choose_command
   print_command "${command[@]}"

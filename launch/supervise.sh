@@ -13,7 +13,7 @@
 # | how a process ends | what happens |
 # |---|---|
 # | 0 | the others go on |
-# | 75, or by a signal | the others are stopped and all start again, RESTARTS times |
+# | 75, or by a signal | the others are stopped, all start again, RESTARTS times |
 # | anything else, such as 1: a user's error | the others are stopped |
 #
 # To be stopped is SIGTERM, and SIGKILL after GRACE seconds. SIGTERM, SIGINT
@@ -198,7 +198,8 @@ _leave_none() {
 }
 
 supervise() {
-  local count=$1 restarts=$2 grace=$3 restart=0 i
+  local count=$1 restarts=$2 grace=$3 restart=0 which=it i
+  ((count == 1)) || which="all $count"
   scratch=$(mktemp -d) || return 1
   trap _leave_none EXIT
   trap : PIPE  # Where nobody listens any more, the processes still matter.
@@ -222,6 +223,6 @@ supervise() {
       return "${killed:-$left}"
     fi
     restart=$((restart + 1))
-    say "starting all $count again, restart $restart of $restarts"
+    say "starting $which again, restart $restart of $restarts"
   done
 }

@@ -219,7 +219,7 @@ supervise() {
       return "$refused"
     fi
     if ((restart == restarts)); then
-      say "not started again: $restarts restarts are done"
+      ((!restarts)) || say "not started again: $restarts restarts are done"
       return "${killed:-$left}"
     fi
     restart=$((restart + 1))

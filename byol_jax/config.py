@@ -58,7 +58,8 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.published = ''  # the figure others publish for it, and where
 
   # Data.
-  # tfds:NAME[:VERSION] | folder:PATH | arrays:PATH.npz | fake
+  # tfds:NAME[:VERSION] | folder:PATH | tfrecord:PATTERN | arrays:PATH.npz |
+  # fake; see data/sources.py
   config.data = 'tfds:imagenet2012'
   config.data_dir = ''  # TFDS's directory; '' is $TFDS_DATA_DIR or its default
   config.train_split = 'train'

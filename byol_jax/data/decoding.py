@@ -72,7 +72,9 @@ def problem(source: EncodedSource, index: int) -> str:
     encoded = source.load(tf.constant(index, tf.int64))['image']
   except tf.errors.NotFoundError:
     return 'is not there any more'
-  except tf.errors.OpError:
+  except tf.errors.OpError as error:
+    if 'no such label' in error.message:
+      return 'has a label that is no class'
     return 'cannot be read'
   try:
     decode(encoded, source.max_image_pixels)

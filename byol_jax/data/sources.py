@@ -3,6 +3,7 @@
 `config.data` says which:
   tfds:NAME[/CONFIG][:VERSION]  an image dataset of TFDS; `/VERSION` works too
   folder:PATH                   a folder of images, see `folder`
+  tfrecord:PATTERN              files of tf.train.Example, see `tfrecord_source`
   arrays:PATH.npz               images in NumPy arrays, see `arrays`
   fake[:N]                      N deterministic random images, see `arrays`
   voc:PATH, cityscapes:PATH, pairs:PATH
@@ -51,6 +52,11 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
         cache_bytes=config.cache_bytes,
         max_bad_share=config.max_bad_image_share,
         max_pixels=config.max_image_pixels)
+  if kind == 'tfrecord' and place:
+    from byol_jax.data import tfrecord_source
+    return tfrecord_source.create_tfrecord_source(
+        place, split, train_split=config.train_split,
+        max_pixels=config.max_image_pixels)
   if kind in ('voc', 'cityscapes', 'pairs') and place:
     from byol_jax.data import dense
     return dense.create_dense_source(
@@ -58,4 +64,5 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
         max_pixels=config.max_image_pixels)
   raise ConfigError(
       f'data is {config.data!r}; expected tfds:NAME, folder:PATH, '
-      'arrays:PATH.npz, voc:PATH, cityscapes:PATH, pairs:PATH or fake')
+      'tfrecord:PATTERN, arrays:PATH.npz, voc:PATH, cityscapes:PATH, '
+      'pairs:PATH or fake')

@@ -9,6 +9,7 @@ import collections
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -85,16 +86,23 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 
 
 def pmap_train_step(
-    train_step: Callable[..., Any], num_constants: int = 0
+    train_step: Callable[..., Any], num_constants: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
   """Maps `train_step(state, batch, *constants)` over all devices.
 
   The state is donated; the constants, replicated like it, are not.
+
+  Args:
+    train_step: what one device does with its share of the batch.
+    num_constants: how many.
+    devices: to map over; None is all there are. Those of a topology that is
+      not there will do for what is lowered and compiled, and not run.
   """
   return jax.pmap(
       train_step, axis_name=AXIS_NAME,
       in_axes=(None, 0, *(None,) * num_constants), out_axes=(None, None),
-      donate_argnums=(0,))
+      devices=devices, donate_argnums=(0,))
 
 
 class Predict:

@@ -17,9 +17,11 @@ from byol_jax.config import ConfigError
 from byol_jax.networks import convolution
 from byol_jax.networks import network as network_lib
 from byol_jax.planning import collectives
+from byol_jax.planning import hlo
 from byol_jax.planning import memory as memory_lib
 from byol_jax.planning import programs
 from byol_jax.planning import slices
+from byol_jax.planning import traffic
 from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import optimizers
@@ -173,9 +175,11 @@ def _read(
       temporaries=sizes.temp_size_in_bytes,
       outputs=sizes.output_size_in_bytes - state,
       code=sizes.generated_code_size_in_bytes)
-  # XLA counts the body of a loop once, and the update with it.
+  text = hlo.Program(compiled.as_text())
+  # XLA counts the body of a loop once; what is outside is little.
   turns = config.accumulation_steps
   return programs.Program(
       seconds=seconds, memory=memory, flops=turns * costs['flops'],
-      bytes_accessed=turns * costs['bytes accessed'] - (turns - 1) * 2 * state,
-      collectives=tuple(collectives.read_collectives(compiled.as_text())))
+      bytes_accessed=turns * costs['bytes accessed'],
+      main_memory_bytes=traffic.main_memory_bytes(text),
+      collectives=tuple(collectives.read_collectives(text)))

@@ -13,8 +13,8 @@ class Floor:
 
   Attributes:
     arithmetic: what must be computed, at the peak.
-    memory: what the compiled operations read and write, at the bandwidth of
-      the chip's memory; None where nothing was compiled.
+    memory: what the compiled operations move to and from the main memory, at
+      its bandwidth; None where nothing was compiled.
     interconnect: what the collectives must send, over all of a chip's links.
       How long a collective takes to begin and to end is not known, and not
       counted.
@@ -37,7 +37,7 @@ class Floor:
 
 
 def find_floor(
-    where: slices.Slice, *, flops: float, bytes_accessed: float | None,
+    where: slices.Slice, *, flops: float, main_memory_bytes: float | None,
     collectives: Sequence[collectives_lib.Collective],
 ) -> Floor:
   """Divides work by speed.
@@ -45,15 +45,15 @@ def find_floor(
   Args:
     where: the slice.
     flops: of one device in a step.
-    bytes_accessed: of one device in a step, or None.
+    main_memory_bytes: of one device in a step, or None.
     collectives: of a step.
   """
   chip = where.chip
   sent = sum(_sent_bytes(c, where.num_chips) for c in collectives)
   return Floor(
       arithmetic=flops * chip.devices / chip.peak_flops,
-      memory=None if bytes_accessed is None
-      else bytes_accessed * chip.devices / chip.memory_bandwidth,
+      memory=None if main_memory_bytes is None
+      else main_memory_bytes * chip.devices / chip.memory_bandwidth,
       interconnect=sent / chip.link_bandwidth)
 
 

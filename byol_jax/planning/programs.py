@@ -41,10 +41,10 @@ class Program:
     seconds: that compiling took.
     refusal: for want of memory; then there is nothing else.
     memory: of the device.
-    flops: XLA's count, recomputation included. All of elementwise work, as
-      multiplications and additions, counts too.
-    bytes_accessed: XLA's count of what its operations read and write, on-chip
-      memory included.
+    flops: XLA's count: recomputation and elementwise work count too.
+    bytes_accessed: XLA's count of what operations read and write, be it in
+      main memory or on the chip.
+    main_memory_bytes: in main memory alone, see `traffic`.
     collectives: by kind.
   """
 
@@ -53,6 +53,7 @@ class Program:
   memory: memory_lib.Memory | None = None
   flops: float = 0.0
   bytes_accessed: float = 0.0
+  main_memory_bytes: int = 0
   collectives: tuple[collectives_lib.Collective, ...] = ()
 
   @property
@@ -82,8 +83,9 @@ _OTHER_FIELDS = (
 
 # What the step is made of, within the package.
 _SOURCES = (
-    'networks', 'objectives', 'planning/compilation.py', 'planning/memory.py',
-    'planning/collectives.py', 'training/cost.py', 'training/devices.py',
+    'networks', 'objectives', 'planning/collectives.py',
+    'planning/compilation.py', 'planning/hlo.py', 'planning/memory.py',
+    'planning/traffic.py', 'training/cost.py', 'training/devices.py',
     'training/optimizers.py', 'training/schedules.py', 'training/state.py',
     'training/step.py')
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax')

@@ -59,11 +59,15 @@ def describe(
     found = program.collectives
     figures |= {
         'xla_flops_per_image': program.flops / device_batch_size,
-        'bytes_accessed_per_image': program.bytes_accessed / device_batch_size,
+        'xla_bytes_accessed_per_image':
+            program.bytes_accessed / device_batch_size,
+        'main_memory_bytes_per_image':
+            program.main_memory_bytes / device_batch_size,
         'collectives': [dataclasses.asdict(c) for c in found]}
   floor = floor_lib.find_floor(
       where, flops=counts.flops_per_image * device_batch_size,
-      bytes_accessed=program and program.bytes_accessed, collectives=found)
+      main_memory_bytes=program and program.main_memory_bytes,
+      collectives=found)
   return figures | _times(config, where, floor, total_steps, utilisation)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from byol_jax.planning import collectives
+from byol_jax.planning import hlo
 from byol_jax.training import devices
 
 # Of a v5e program, shortened: what XLA has merged is one tuple; layouts have
@@ -64,15 +65,19 @@ collective-permute-start(%z), source_target_pairs={{0,1}}
 '''
 
 
+def _read(text):
+  return collectives.read_collectives(hlo.Program(text))
+
+
 def test_merged_collectives_are_one():
-  (found,) = collectives.read_collectives(_MERGED)
+  (found,) = _read(_MERGED)
   assert found == collectives.Collective(
       'all-reduce', 2, 4 * 2 * 2 * 64 + 2 * 2 * 2 * 32 + 4)
 
 
 def test_loops_and_fusions():
   """Three turns and five, the first counted up to, the second stated."""
-  found = {c.kind: c for c in collectives.read_collectives(_LOOP)}
+  found = {c.kind: c for c in _read(_LOOP)}
   assert found['all-gather'].count == 3 + 5
   assert found['all-gather'].result_bytes == 8 * 32
   assert found['reduce-scatter'].count == 8
@@ -82,7 +87,7 @@ def test_loops_and_fusions():
 
 def test_nothing_to_collect():
   compiled = jax.jit(jnp.sin).lower(jnp.zeros(3)).compile()
-  assert collectives.read_collectives(compiled.as_text()) == []
+  assert _read(compiled.as_text()) == []
 
 
 def _compile(fn, x):
@@ -99,7 +104,7 @@ def test_a_scan_on_four_devices(turns):
     return state, jax.lax.pmean(state * batch, devices.AXIS_NAME)
 
   text = _compile(step, jnp.zeros((5,))).as_text()
-  (found,) = collectives.read_collectives(text)
+  (found,) = _read(text)
   assert found.kind == 'all-reduce'
   assert found.count == turns + 1
   assert found.result_bytes == 4 * 5 * (turns + 1)

@@ -50,7 +50,9 @@ def test_memory_and_collectives(tiny_config):
   assert reduced.kind == 'all-reduce'
   assert counts.gradient_bytes < reduced.result_bytes
   assert reduced.result_bytes < 2 * counts.gradient_bytes
-  assert program.flops > 0 and program.bytes_accessed > memory.state
+  assert program.flops > 0
+  # Of a CPU all is main memory; the state is read, and written.
+  assert program.main_memory_bytes > 2 * memory.state
 
 
 def test_flops_are_those_of_an_accelerator(tiny_config):
@@ -74,8 +76,8 @@ def test_accumulation_counts_every_micro_batch(tiny_config):
   tiny_config.batch_size *= 4
   four = _compile(tiny_config)
   assert four.flops == pytest.approx(4 * one.flops, rel=0.05)
-  # More than four times: each turn takes its part out of the batch.
-  assert 4 < four.bytes_accessed / one.bytes_accessed < 6
+  # Each turn takes its part out of the batch, and adds to a sum.
+  assert 3 < four.main_memory_bytes / one.main_memory_bytes < 8
   assert four.collectives[0].count > 3 * one.collectives[0].count
 
 

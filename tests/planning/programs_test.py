@@ -10,7 +10,7 @@ from byol_jax.planning import memory
 from byol_jax.planning import programs
 
 _FITS = programs.Program(
-    seconds=1.5, flops=2e9, bytes_accessed=3e9,
+    seconds=1.5, flops=2e9, bytes_accessed=3e9, main_memory_bytes=10**9,
     memory=memory.Memory(
         limit=100, state=1, batch=2, temporaries=3, outputs=4, code=5),
     collectives=(collectives.Collective('all-reduce', 104, 150_000_000),))

@@ -12,7 +12,7 @@ from byol_jax.planning import table
 _COUNTS = programs.Counts(
     flops_per_image=1e9, state_bytes=400, gradient_bytes=10**6)
 _PROGRAM = programs.Program(
-    seconds=2.0, flops=4.4e9, bytes_accessed=819e6,
+    seconds=2.0, flops=4.4e9, bytes_accessed=2e9, main_memory_bytes=819_000_000,
     memory=memory.Memory(
         limit=2**34, state=2**30, batch=2**28, temporaries=2**32, outputs=0,
         code=2**27),

@@ -10,6 +10,7 @@ import ml_collections
 from byol_jax import config as config_lib
 from byol_jax.config import ConfigError
 from byol_jax.planning import datasets
+from byol_jax.planning import isolation
 from byol_jax.planning import libtpu
 from byol_jax.planning import programs
 from byol_jax.planning import report
@@ -20,8 +21,7 @@ from byol_jax.planning import slices as slices_lib
 class Planner:
   """One run: its config, its data's size and its length.
 
-  What computes and compiles is imported when it is needed, which is not where
-  all is remembered.
+  JAX is imported when it is needed, which is not where all is remembered.
   """
 
   def __init__(
@@ -94,8 +94,7 @@ class Planner:
       logging.info(
           'compiling the step for %s, %d images of a device; this may take '
           'minutes', where.name, batch_size // where.num_devices)
-      from byol_jax.planning import compilation
-      return compilation.compile_step(
+      return isolation.compile_apart(
           config, self._num_classes, self._lengths, where)
 
     key = programs.key_of(

@@ -46,9 +46,9 @@ _STEPS = flags.DEFINE_integer(
 def _measure_loop(
     config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
   """Figures of `input`, `step` or `loop`, with what they hold for."""
-  from byol_jax.training import loop
+  from byol_jax.training import setup as setup_lib
   from byol_jax.training import throughput
-  setup = loop.set_up(config)
+  setup = setup_lib.set_up(config)
   return {
       'encoder': setup.config.encoder,
       'image_size': setup.config.image_size,

@@ -143,6 +143,10 @@ def get_base_config() -> ml_collections.ConfigDict:
   # The run.
   config.seed = 0
   config.init_from = ''  # another run's workdir, for its weights
+  # When a metric is no longer finite: stop, or rewind to the last checkpoint
+  # and go on without that batch.
+  config.on_nonfinite = 'stop'
+  config.max_rewinds = 3  # of a run; then it stops
   config.log_every_steps = 50
   config.checkpoint_every_steps = 1000
   config.checkpoints_to_keep = 3
@@ -292,6 +296,23 @@ def network_differences(
       or line.startswith(tuple(f for f in fields if f.endswith('.')))]
 
 
+# Fields that leave the rest of a run as it would have been, or only add to it.
+FREE_FIELDS = (
+    'name', 'published', 'data_dir', 'test_split', 'valid_split',
+    'test_image_size', 'test_crop_ratio', 'max_bad_image_share',
+    'cache_bytes', 'init_from', 'log_every_steps', 'checkpoint_every_steps',
+    'checkpoints_to_keep', 'evaluate_every_steps', 'evaluate_batch_size',
+    'on_nonfinite', 'max_rewinds', 'final_protocols', 'metric', 'knn.',
+    'linear.', 'logistic.', 'semi_supervised.', 'finetune.', 'segmentation.',
+    'depth.')
+
+
+def is_free(field: str) -> bool:
+  """Whether a run may go on with another value of a field; see there."""
+  return field in FREE_FIELDS or field.startswith(
+      tuple(name for name in FREE_FIELDS if name.endswith('.')))
+
+
 def norms_in_use(config: ml_collections.ConfigDict) -> set[str]:
   """Of `NORMS`, those of parts that have layers to normalise."""
   heads = [p for p in ('projector', 'predictor') if config[p].depth > 1]
@@ -330,6 +351,7 @@ _CHOICES = {
     'tau_schedule': ('cosine', 'constant'),
     'loss_normalization': ('l2', 'layer', 'batch', 'none'),
     'optimizer': ('lars', 'sgd', 'adamw'),
+    'on_nonfinite': ('stop', 'rewind'),
     'final_protocols': PROTOCOLS,  # each of them
     'metric': ('top1', 'mean_per_class', 'map'),
 }
@@ -347,7 +369,8 @@ _RANGES = {
     'batch_size': (1, None), 'accumulation_steps': (1, None),
     'num_epochs': (0, None), 'warmup_epochs': (0, None),
     'weight_decay': (0, None), 'base_learning_rate': (0, None),
-    'momentum': (0, 1), 'log_every_steps': (1, None),
+    'momentum': (0, 1), 'max_rewinds': (0, None),
+    'log_every_steps': (1, None),
     'checkpoint_every_steps': (1, None), 'checkpoints_to_keep': (1, None),
     'evaluate_every_steps': (1, None), 'evaluate_batch_size': (1, None),
     'knn.k': (1, None), 'knn.temperature': (1e-6, None),

@@ -38,6 +38,7 @@ from ml_collections import config_flags
 
 from byol_jax import config as config_lib
 from byol_jax import jobs
+from byol_jax import processes
 
 _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None,
@@ -237,4 +238,6 @@ def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('checkpoint')
-  jobs.run(functools.partial(main, overrides=take_overrides(sys.argv)))
+  jobs.run(
+      functools.partial(main, overrides=take_overrides(sys.argv)),
+      processes.join)

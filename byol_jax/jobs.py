@@ -7,18 +7,25 @@ import logging as python_logging
 import os
 import pathlib
 import sys
+import traceback
 
 from absl import app
 from absl import flags
 from absl import logging
 
 from byol_jax import config as config_lib
+from byol_jax import peers
+from byol_jax import stopping
 
 
 def _fail(message: object) -> None:
-  line = ' '.join(str(message).split())
-  print(f'error: {line}', file=sys.stderr)
+  _say(message)
   sys.exit(1)
+
+
+def _say(message: object) -> None:
+  line = ' '.join(str(message).split())
+  print(f'error: {line}', file=sys.stderr, flush=True)
 
 
 def _show_own_lines() -> None:
@@ -84,16 +91,38 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         'exists and may be written')
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(
+    main: Callable[[Sequence[str]], None],
+    join: Callable[[], None] = lambda: None) -> None:
   """Runs `main(argv)`; what a user can mend ends it with one line, code 1.
+
+  Where it was asked to stop and can go on, the code is `stopping.RUN_AGAIN`.
+
+  Args:
+    main: the job.
+    join: finds other processes, where a job can have them.
   """
   def guarded(argv: Sequence[str]) -> None:
     _show_own_lines()
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:
-      main(argv)
+      join()
+      peers.run(lambda: main(argv))
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
-      _fail(error)
+      _say(error)
+      _leave(1, f'{error}')
+    except stopping.Preempted as error:
+      print(error, flush=True)
+      _leave(error.code, f'{error}')
+    except Exception as error:
+      traceback.print_exc()
+      _leave(1, f'{type(error).__name__}: {error}')
+    peers.part(0)
 
   app.run(guarded, flags_parser=_parse_flags)
+
+
+def _leave(code: int, why: str) -> None:
+  peers.part(code, ' '.join(why.split())[:500])
+  sys.exit(code)

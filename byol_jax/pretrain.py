@@ -16,25 +16,33 @@ import ml_collections
 from ml_collections import config_flags
 
 from byol_jax import jobs
+from byol_jax import processes
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, with an argument after a colon.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where checkpoints, metrics and the report go.')
+_ACCEPT_CONFIG_CHANGES = flags.DEFINE_bool(
+    'accept_config_changes', False,
+    'Continue a run also with fields that change what the rest of it does.')
 
 
 def pretrain(
-    config: ml_collections.ConfigDict, workdir: str, encoder=None) -> None:
+    config: ml_collections.ConfigDict, workdir: str, encoder=None, *,
+    accept_config_changes: bool = False) -> None:
   """See `byol_jax.training.loop.pretrain`."""
   # Imported here, so that --help answers at once.
   from byol_jax.training import loop
-  loop.pretrain(config, workdir, encoder)
+  loop.pretrain(
+      config, workdir, encoder, accept_config_changes=accept_config_changes)
 
 
 def main(_: Sequence[str]) -> None:
-  pretrain(_CONFIG.value, _WORKDIR.value)
+  pretrain(
+      _CONFIG.value, _WORKDIR.value,
+      accept_config_changes=_ACCEPT_CONFIG_CHANGES.value)
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['config', 'workdir'])
-  jobs.run(main)
+  jobs.run(main, processes.join)

@@ -17,7 +17,10 @@ from byol_jax import config as config_lib
 from byol_jax.interchange import deepmind_workdir
 from byol_jax.interchange import torch_layout
 from byol_jax.training import checkpoint
+from byol_jax.training import devices
 from byol_jax.training import loop
+from byol_jax.training import resume
+from byol_jax.training import setup as setup_lib
 from configs import workdir as workdir_config
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -67,12 +70,14 @@ def _resumed(workdir, **fields):
 
 def _one_update(workdir, config):
   """As `loop.pretrain` resumes, without its evaluations."""
-  setup = loop.set_up(config)
+  setup = setup_lib.set_up(config)
   checkpoints = checkpoint.Checkpoints(workdir)
-  state, _ = loop._first_state(setup, checkpoints, workdir, None)
+  state, _ = resume.first_state(
+      setup, checkpoints, workdir, accept_config_changes=True)
   checkpoints.close()
   batches = setup.create_batches(int(state.step))
-  state, _ = setup.p_train_step(state, next(batches))
+  state, *_ = setup.p_train_step(
+      state, next(batches), devices.ballot((False, 0)))
   return jax.device_get(state)
 
 
@@ -107,7 +112,9 @@ def test_pretraining_goes_on(imported):
 def test_pretraining_to_its_end(tmp_path):
   workdir = str(tmp_path / 'run')
   deepmind_workdir.import_checkpoint(FILE, workdir)
-  loop.pretrain(_resumed(workdir, base_learning_rate=4.0), workdir)
+  loop.pretrain(
+      _resumed(workdir, base_learning_rate=4.0), workdir,
+      accept_config_changes=True)
   after = checkpoint.restore_workdir(workdir)[2]
   moved = np.abs(
       after.online_params['projector']['dense1']['kernel']

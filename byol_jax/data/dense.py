@@ -276,6 +276,7 @@ def _create_source(
       read_names=lambda: images.names,
       fingerprint=examples.fingerprint(states),
       load=lambda index: {'image': tf.io.read_file(paths[index])},
+      place_of=lambda index: str(images.root / images.names[index]),
       sizes=np.array([(f.height, f.width) for f in files], np.int32),
       map_classes=tuple(classes), is_labelled=is_labelled,
       load_label=load_label, load_depth=load_depth)

@@ -28,6 +28,8 @@ class _Source:
   is_multi_label: bool = False
   # The examples' file names, in order, where they have any: read when asked.
   read_names: Callable[[], Sequence[str]] | None = None
+  # Where an example is, for messages: a file, or a record of one.
+  place_of: Callable[[int], str] | None = None
   # Another when the files do not hold the same any more; '' where they always
   # do, as those of a version of TFDS.
   fingerprint: str = ''
@@ -35,6 +37,12 @@ class _Source:
   @property
   def has_labels(self) -> bool:
     return self.num_classes is not None
+
+  def locate(self, index: int) -> str:
+    """Says which example number `index` is."""
+    if self.place_of is None:
+      return f'example {index} of {self.name}'
+    return self.place_of(index)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,10 +87,27 @@ def fingerprint(states: Iterable[tuple[str, int, int]]) -> str:
 def read_labels(source: Source) -> np.ndarray:
   """Every example's label, int32 [N] or [N, C]; the source must have them.
 
-  Of encoded examples all records are read, but no image is decoded.
+  Of encoded examples all records are read, but no image is decoded; of one that
+  cannot be read the label is -1.
   """
   if isinstance(source, InMemorySource):
     return source.labels
   labels = tf.data.Dataset.range(source.num_examples).map(
       lambda index: source.load(index)['label'], tf.data.AUTOTUNE)
-  return np.stack(list(labels.as_numpy_iterator()))
+  try:
+    return np.stack(list(labels.as_numpy_iterator()))
+  except tf.errors.OpError:
+    return _read_labels_one_by_one(source)
+
+
+def _read_labels_one_by_one(source: EncodedSource) -> np.ndarray:
+  labels = [_read_label(source, index) for index in range(source.num_examples)]
+  missing = np.full_like(next(x for x in labels if x is not None), -1)
+  return np.stack([missing if x is None else x for x in labels])
+
+
+def _read_label(source: EncodedSource, index: int) -> np.ndarray | None:
+  try:
+    return source.load(tf.constant(index, tf.int64))['label'].numpy()
+  except tf.errors.OpError:
+    return None

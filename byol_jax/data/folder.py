@@ -86,12 +86,13 @@ def create_folder_source(
   if len(sizes) == 1:
     ((height, width),) = sizes
     if len(files) * height * width * 3 <= cache_bytes:
-      with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        images = np.stack(list(pool.map(photo.read_rgb, paths)))
-      return InMemorySource(images=images, labels=labels, **common)
+      images = _read_all(paths)
+      if images is not None:
+        return InMemorySource(images=images, labels=labels, **common)
   return EncodedSource(
       load=_make_load_fn(folder_index.readable_paths(layout.root, files),
-                         labels), **common)
+                         labels),
+      place_of=lambda index: paths[index], **common)
 
 
 def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
@@ -156,6 +157,17 @@ def _check_bad(
   if not found.good:
     raise ConfigError(what)
   logging.warning('%s and skipped.', what)
+
+
+def _read_all(paths: list[str]) -> np.ndarray | None:
+  """uint8 [N, H, W, 3]; None where a file rotted since it was examined."""
+  try:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+      return np.stack(list(pool.map(photo.read_rgb, paths)))
+  except Exception as error:  # pylint: disable=broad-except
+    # Pillow's decoders raise whatever they like on damaged files.
+    logging.warning('An image cannot be read any more (%s).', error)
+    return None
 
 
 def _make_load_fn(paths: list[str], labels: np.ndarray | None):

@@ -1,5 +1,6 @@
 """Several splits as one, such as train and validation for a last fit."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,8 @@ def join(sources: Sequence[Source]) -> Source:
         images=np.concatenate([source.images for source in sources]),
         labels=None if first.labels is None else np.concatenate(
             [source.labels for source in sources]), **common)
-  return EncodedSource(load=_make_load_fn(sources), **common)
+  return EncodedSource(
+      load=_make_load_fn(sources), place_of=_make_place_fn(sources), **common)
 
 
 def _make_load_fn(sources: Sequence[Source]):
@@ -49,6 +51,17 @@ def _make_load_fn(sources: Sequence[Source]):
         for load, start in zip(loads, starts, strict=True)])
 
   return load
+
+
+def _make_place_fn(sources: Sequence[Source]) -> Callable[[int], str]:
+  ends = np.cumsum([source.num_examples for source in sources])
+
+  def place_of(index: int) -> str:
+    which = int(np.searchsorted(ends, index, side='right'))
+    start = int(ends[which]) - sources[which].num_examples
+    return sources[which].locate(index - start)
+
+  return place_of
 
 
 def _load_fn(source: Source):

@@ -7,6 +7,10 @@ resumed and however many processes make them. Nothing is dropped at the end of
 an epoch: a batch may straddle two, and a run of E epochs of N examples has
 `E * N // batch_size` steps.
 
+An encoded example that cannot be read is replaced by the next that can (in
+evaluation it is masked); `wanted` then says which it was. It is for the host
+only: `unreadable.Watch` counts with it and takes it out of the batches.
+
 Work is done in chunks of a few dozen rows, which fit the processor's cache
 and keep all its cores busy; chunks are joined into batches at the end.
 """
@@ -22,7 +26,9 @@ import tensorflow as tf
 
 from byol_jax import config as config_lib
 from byol_jax.data import crop
+from byol_jax.data import decoding
 from byol_jax.data import randomness
+from byol_jax.data import unreadable
 from byol_jax.data import views
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
@@ -96,8 +102,8 @@ def create_train_dataset(
   Returns:
     A dataset of total_steps - start_step batches of this process, b rows each:
     `views`, a pair of float32 [b, S, S, 3] in [0, 1], not normalised;
-    `index`, int32 [b]; `label`, int32 [b], if there are labels. Element n is
-    step start_step + n.
+    `index`, int32 [b]; `label`, int32 [b], if there are labels; of encoded
+    images, `wanted`, int32 [b], see above. Element n is step start_step + n.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
@@ -137,11 +143,22 @@ def read_first_views(
   dataset = create_train_dataset(
       source, config, total_steps=1, process_index=process_index,
       process_count=process_count)
-  batch = next(dataset.as_numpy_iterator())
+  watch = unreadable.Watch(source, config.max_bad_image_share)
+  batch = next(watch.filter(dataset.as_numpy_iterator()))
   # As the step splits a batch: every n-th example is the first one's.
   pairs = np.stack(
       [view[::config.accumulation_steps] for view in batch['views']], axis=1)
   return pairs.reshape(-1, *pairs.shape[2:])
+
+
+def example_ids(
+    source: Source, config: ml_collections.ConfigDict, step: int
+) -> np.ndarray:
+  """The examples of one step's batch in all processes, int64 [batch_size]."""
+  order = randomness.example_order(
+      num_examples=source.num_examples, batch_size=config.batch_size,
+      start_step=step, total_steps=step + 1, seed=config.seed)
+  return next(order.as_numpy_iterator())
 
 
 def create_labelled_dataset(
@@ -166,7 +183,7 @@ def create_labelled_dataset(
   Returns:
     A dataset of batches of this process: `image`, float32 [b, S, S, 3] in
     [0, 1]; `index`, int32 [b]; `label`, int32 [b] or [b, C], if there are
-    labels.
+    labels; of encoded images, `wanted`, int32 [b], see above.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
@@ -210,7 +227,8 @@ def create_eval_dataset(
     A dataset of batches of this process, as many in every process: `image`,
     float32 [b, S, S, 3] in [0, 1]; `index`, int32 [b]; `label`, int32 [b] or
     [b, C], if there are labels; `mask`, bool [b], False for the rows that fill
-    up the last batch (their index and label are -1).
+    up the last batch and for those that cannot be read (their index and label
+    are -1); of encoded images, `wanted`, int32 [b], see above.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
@@ -231,10 +249,14 @@ def create_eval_dataset(
     index = tf.where(mask, positions, 0)
     if taken is not None:
       index = tf.gather(taken, index)
-    return {'index': index, 'mask': mask}
+    chunk = {'index': index, 'mask': mask}
+    if isinstance(source, EncodedSource):
+      chunk |= {'wanted': tf.where(mask, index, -1)}
+      chunk |= {'candidates': index[:, tf.newaxis]}
+    return chunk
 
   def finish(chunk: _Batch) -> _Batch:
-    mask = chunk['mask']
+    chunk['mask'] = mask = chunk['mask'] & (chunk['index'] >= 0)
     for key in {'index', 'label'} & set(chunk):
       wide = mask if chunk[key].shape.rank == 1 else mask[:, tf.newaxis]
       chunk[key] = tf.where(wide, chunk[key], -1)
@@ -259,29 +281,42 @@ def read_image(source: Source, index: int) -> tf.Tensor:
   """One example as it is, uint8 [H, W, 3]."""
   if isinstance(source, InMemorySource):
     return source.tensors['image'][index]
-  encoded = source.load(tf.constant(index, tf.int64))['image']
-  return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  return decoding.decode(source.load(tf.constant(index, tf.int64))['image'])
 
 
 def _shuffled_chunks(
     source: Source, rows: _Rows, start_step: int, total_steps: int,
     seed: int, subset: np.ndarray | None = None) -> tf.data.Dataset:
-  """`first`, a chunk's first position, and `index` [rows], int64."""
+  """`first`, a chunk's first position, and `index` [rows], int64.
+
+  Of encoded images also `wanted`, which is the same, and `candidates` [rows,
+  `unreadable.MAX_TRIES`]: it and the examples that follow it in the source, or
+  in the subset.
+  """
+  count = source.num_examples if subset is None else len(subset)
   order = randomness.example_order(
-      num_examples=source.num_examples if subset is None else len(subset),
-      batch_size=rows.batch_size, start_step=start_step,
+      num_examples=count, batch_size=rows.batch_size, start_step=start_step,
       total_steps=total_steps, seed=seed)
   if subset is not None:
     subset = tf.constant(subset, tf.int64)
-    order = order.map(lambda index: tf.gather(subset, index))
 
-  def cut(step: tf.Tensor, index: tf.Tensor) -> _Batch:
+  def example(ranks: tf.Tensor) -> tf.Tensor:
+    return ranks if subset is None else tf.gather(subset, ranks)
+
+  def cut(step: tf.Tensor, ranks: tf.Tensor) -> _Batch:
     parts = tf.range(rows.chunks_per_step, dtype=tf.int64)
     first_row = rows.process_index * rows.per_process
-    index = index[first_row:first_row + rows.per_process]
-    return {
+    ranks = ranks[first_row:first_row + rows.per_process]
+    ranks = tf.reshape(ranks, [rows.chunks_per_step, rows.per_chunk])
+    chunks = {
         'first': rows.first_position(step * rows.chunks_per_step + parts),
-        'index': tf.reshape(index, [rows.chunks_per_step, rows.per_chunk])}
+        'index': example(ranks)}
+    if isinstance(source, EncodedSource):
+      tries = tf.range(unreadable.MAX_TRIES, dtype=tf.int64)
+      chunks |= {'wanted': chunks['index']}
+      chunks |= {'candidates': example(
+          (ranks[:, :, tf.newaxis] + tries) % count)}
+    return chunks
 
   steps = tf.data.Dataset.range(start_step, total_steps)
   return parallel_map(tf.data.Dataset.zip(steps, order), cut).unbatch()
@@ -314,7 +349,10 @@ def _crops(
   """Adds `crops`, a tuple of float32 [rows, size, size, 3], and `label`.
 
   Args:
-    chunks: of `index`, int64 [rows], and perhaps `draws`.
+    chunks: of `index`, int64 [rows], and perhaps `draws` and `mask`; of encoded
+      images, `candidates`, int64 [rows, n], to be tried for each row in turn.
+      Where there is a mask, a row none of whose candidates can be read gets the
+      index -1; where it is False, nothing is read.
     source: to read from.
     rows: of a chunk.
     box_fns: of each crop.
@@ -348,31 +386,23 @@ def _crop_in_memory(
 def _crop_encoded(
     example: _Batch, source: EncodedSource, box_fns: Sequence[_BoxFn],
     size: int) -> _Batch:
-  """One example: only the boxes of a JPEG are decoded."""
-  loaded = source.load(example['index'])
-  encoded = loaded.pop('image')
-
+  """One example: the first of its candidates that can be read."""
   draws = tuple(d[tf.newaxis] for d in example.get('draws', ()))
+  candidates = example.pop('candidates')
+  if 'mask' in example:
+    candidates = candidates[:tf.cast(example['mask'], tf.int64)]
 
-  def boxes(shape: tf.Tensor) -> list[tf.Tensor]:
+  def make_boxes(shape: tf.Tensor) -> list[tf.Tensor]:
     return [box_fn(draws, shape[tf.newaxis, :2])[0] for box_fn in box_fns]
 
-  def from_jpeg() -> tuple[tf.Tensor, ...]:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    return tuple(
-        crop.resize(tf.image.decode_and_crop_jpeg(encoded, box, channels=3),
-                    size)
-        for box in boxes(shape))
+  def attempt(index: tf.Tensor) -> _Batch:
+    loaded = source.load(index)
+    crops = decoding.decode_boxes(
+        loaded.pop('image'), make_boxes, lambda box: crop.resize(box, size))
+    return loaded | {'index': index, 'crops': crops}
 
-  def from_other() -> tuple[tf.Tensor, ...]:
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tuple(
-        crop.resize(tf.image.crop_to_bounding_box(image, *tf.unstack(box)),
-                    size)
-        for box in boxes(tf.shape(image)))
-
-  crops = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
-  return example | loaded | {'crops': crops}
+  return example | unreadable.first_readable(
+      candidates, attempt, or_blank='mask' in example)
 
 
 def _join_chunks(
@@ -383,7 +413,8 @@ def _join_chunks(
     batch = tf.nest.map_structure(
         lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]),
         batch)
-    return batch | {'index': tf.cast(batch['index'], tf.int32)}
+    return batch | {key: tf.cast(batch[key], tf.int32)
+                    for key in {'index', 'wanted'} & set(batch)}
 
   dataset = chunks.batch(chunks_per_step, drop_remainder=True)
   dataset = parallel_map(dataset, join)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.data.examples import Source
 
 _CELL_INCHES = 1.6
@@ -54,8 +55,9 @@ def write_png(image: np.ndarray, path: str) -> None:
 def _first_batch(source, config, num_images):
   config = config.copy_and_resolve_references()
   config.batch_size = num_images
-  return pipeline.create_train_dataset(
-      source, config, total_steps=1).as_numpy_iterator()
+  watch = unreadable.Watch(source, config.max_bad_image_share)
+  return watch.filter(pipeline.create_train_dataset(
+      source, config, total_steps=1).as_numpy_iterator())
 
 
 def _label(batch, source: Source, row: int) -> str:

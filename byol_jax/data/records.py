@@ -41,6 +41,11 @@ class RecordIndex:
         self, file=self.file[rows], offset=self.offset[rows],
         length=self.length[rows])
 
+  def place_of(self, index: int) -> str:
+    """Which record number `index` is, for messages."""
+    return (f'the record at byte {self.offset[index]} of '
+            f'{self.paths[self.file[index]]}')
+
   def make_read_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function, for the graph, of an index (int64 scalar) to a record."""
     paths, sizes = tf.constant(self.paths), tf.constant(self.sizes, tf.int64)

@@ -80,7 +80,12 @@ def create_tfds_source(
   shape = builder.info.features[image_key].shape
   if None not in shape and num_examples * np.prod(
       shape[:2], dtype=np.int64) * 3 <= cache_bytes:
-    return _in_memory(builder, split, image_key, label_key, common)
+    try:
+      return _in_memory(builder, split, image_key, label_key, common)
+    except tf.errors.OpError as error:
+      logging.warning(
+          '%s has an example that cannot be read (%s); reading one by one.',
+          common['name'], ' '.join(error.message.split())[:200])
   return _encoded(builder, split, image_key, label_key, common)
 
 
@@ -188,7 +193,8 @@ def _encoded(
   features = tfds.decode.PartialDecoding(
       dict.fromkeys(keys, True)).extract_features(builder.info.features)
   skip = {image_key: tfds.decode.SkipDecoding()}
-  read = _record_index(builder, split).make_read_fn()
+  found = _record_index(builder, split)
+  read = found.make_read_fn()
 
   def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
     example = features.deserialize_example(read(index), decoders=skip)
@@ -197,7 +203,7 @@ def _encoded(
       loaded['label'] = tf.cast(example[label_key], tf.int32)
     return loaded
 
-  return EncodedSource(load=load, **common)
+  return EncodedSource(load=load, place_of=found.place_of, **common)
 
 
 def _encoded_multi_label(
@@ -208,7 +214,8 @@ def _encoded_multi_label(
   features = tfds.decode.PartialDecoding(
       dict.fromkeys(keys, True)).extract_features(builder.info.features)
   skip = {image_key: tfds.decode.SkipDecoding()}
-  read = _record_index(builder, split).make_read_fn()
+  found = _record_index(builder, split)
+  read = found.make_read_fn()
 
   def is_there(labels: tf.Tensor) -> tf.Tensor:
     rows = tf.one_hot(labels, common['num_classes'], on_value=True,
@@ -223,7 +230,7 @@ def _encoded_multi_label(
         'image': example[image_key],
         'label': tf.cast(sure, tf.int32) - tf.cast(named & ~sure, tf.int32)}
 
-  return EncodedSource(load=load, **common)
+  return EncodedSource(load=load, place_of=found.place_of, **common)
 
 
 def _record_index(

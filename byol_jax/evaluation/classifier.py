@@ -11,6 +11,7 @@ import optax
 from byol_jax import config as config_lib
 from byol_jax.data import examples
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import finetuning
 from byol_jax.evaluation import resumable
@@ -108,13 +109,14 @@ class Classifier:
       The variables of the encoder and its head.
     """
     config = self._subject.config
+    watch = unreadable.Watch(source, config.max_bad_image_share)
 
     def make_batches(first: int):
-      return pipeline.create_labelled_dataset(
+      return watch.filter(pipeline.create_labelled_dataset(
           source, config, batch_size=batch_size, total_steps=total_steps,
           start_step=first, seed=config.seed, index=index,
           process_index=jax.process_index(),
-          process_count=jax.process_count()).as_numpy_iterator()
+          process_count=jax.process_count()).as_numpy_iterator())
 
     return self._trainer.fit(
         self._start, make_batches, total_steps=total_steps, what=what,

@@ -20,6 +20,7 @@ import optax
 import tensorflow as tf
 
 from byol_jax.data import dense as dense_data
+from byol_jax.data import unreadable
 from byol_jax.evaluation import finetuning
 from byol_jax.evaluation import selection
 from byol_jax.evaluation import subject as subject_lib
@@ -181,10 +182,10 @@ class _Fitter:
     settings = self._config[self._task.name]
 
     def make_batches(first: int) -> Iterator[dict[str, np.ndarray]]:
-      return self._task.make_dataset(
+      return unreadable.guard(source, self._task.make_dataset(
           source, index=index, start_step=first,
           total_steps=settings.num_steps, process_index=jax.process_index(),
-          process_count=jax.process_count()).as_numpy_iterator()
+          process_count=jax.process_count()).as_numpy_iterator())
 
     return self._trainer.fit(
         self._start, make_batches, total_steps=settings.num_steps, what=what,

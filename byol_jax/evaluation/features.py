@@ -17,6 +17,7 @@ import numpy as np
 
 from byol_jax.data import examples
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
@@ -136,6 +137,7 @@ def make_batches(
       limit=limit, index=index, process_index=jax.process_index(),
       process_count=jax.process_count())
   create = functools.cache(create)
+  watch = unreadable.Watch(source, config.max_bad_image_share)
 
   num_examples = source.num_examples
   if index is not None:
@@ -144,7 +146,8 @@ def make_batches(
     num_examples = min(num_examples, limit)
   return SplitBatches(
       source.name, -(-num_examples // config.evaluate_batch_size),
-      lambda start_step: create(start_step=start_step).as_numpy_iterator())
+      lambda start_step: watch.filter(
+          create(start_step=start_step).as_numpy_iterator()))
 
 
 def extract_features(

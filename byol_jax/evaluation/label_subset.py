@@ -52,7 +52,7 @@ def choose(
     return _read(path, source)
   rng = np.random.default_rng(seed)
   chosen = []
-  for label in np.unique(labels):
+  for label in np.unique(labels[labels >= 0]):  # -1: cannot be read
     of_class = rng.permutation(np.flatnonzero(labels == label))
     chosen.append(of_class[:max(round(share * len(of_class)), 1)])
   return np.sort(np.concatenate(chosen))

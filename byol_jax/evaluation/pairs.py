@@ -19,6 +19,7 @@ import numpy as np
 
 from byol_jax.data import examples
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import diagnostics
 from byol_jax.evaluation import features as features_lib
 from byol_jax.networks import network as network_lib
@@ -50,14 +51,19 @@ def make_batches(
   views = pipeline.create_train_dataset(
       source, config, total_steps=-(-count // config.batch_size),
       process_index=jax.process_index(), process_count=jax.process_count())
+  watch = unreadable.Watch(source, config.max_bad_image_share)
 
   def batches() -> Iterator[dict[str, np.ndarray]]:
-    for step, batch in enumerate(views.as_numpy_iterator()):
+    batches = unreadable.guard(source, views.as_numpy_iterator())
+    for step, batch in enumerate(batches):
+      watch.look(batch)
       rows = len(batch['index'])
       first = step * config.batch_size + jax.process_index() * rows
       yield {
           'image': np.stack(batch['views'], axis=1), 'index': batch['index'],
-          'mask': first + np.arange(rows) < count}
+          # An unreadable image's substitute is a pair of its own elsewhere.
+          'mask': (first + np.arange(rows) < count) & (
+              batch['index'] == batch.get('wanted', batch['index']))}
 
   return batches
 

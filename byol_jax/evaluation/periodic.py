@@ -1,7 +1,9 @@
 """What a pretraining run looks at while it runs."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import functools
+from typing import Any
 
 import ml_collections
 
@@ -66,12 +68,14 @@ class Evaluator:
         self._sources[1], config, image_size=config.image_size)
 
   def run(
-      self, state: state_lib.TrainState
+      self, state: state_lib.TrainState,
+      check: Callable[[], None] = lambda: None,
   ) -> Iterator[tuple[str, float | metrics_lib.Distribution]]:
     """Evaluates one state.
 
     Args:
       state: of the run, replicated or not.
+      check: called before each batch; leaves off by raising.
 
     Yields:
       `knn/test_top1`, `online_probe/test_top1`,
@@ -81,15 +85,15 @@ class Evaluator:
     variables = features_lib.online_variables(state)
     train_batches, test_batches = self._batches
     test = features_lib.extract_features(
-        self._predict_all, variables, test_batches())
+        self._predict_all, variables, _checked(test_batches(), check))
     yield from diagnostics.run(test)
     yield from pairs.run(features_lib.extract_features(
         self._predict_pairs,
         {'online': variables, 'target': features_lib.target_variables(state)},
-        self._pair_batches()))
+        _checked(self._pair_batches(), check)))
     if self._is_labelled:
       train = features_lib.extract_features(
-          self._encode, variables, train_batches())
+          self._encode, variables, _checked(train_batches(), check))
       yield from knn.run(
           train, test, k=self._config.knn.k,
           temperature=self._config.knn.temperature,
@@ -97,6 +101,15 @@ class Evaluator:
       if test.logits is not None:
         if self._probe_batches is not None:
           test = features_lib.extract_features(
-              self._predict_all, variables, self._probe_batches())
+              self._predict_all, variables,
+              _checked(self._probe_batches(), check))
         hits = accuracy.count_hits(test.logits, test.label, count=1)
         yield 'online_probe/test_top1', int(hits) / len(test.label)
+
+
+def _checked(
+    batches: Iterator[dict[str, Any]], check: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+  for batch in batches:
+    check()
+    yield batch

@@ -5,16 +5,14 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import fcntl
 import io
 import pathlib
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
-from byol_jax import config as config_lib
+from byol_jax import locks
 
 
 class Progress:
@@ -85,15 +83,5 @@ def lock(directory: str | pathlib.Path | None) -> Iterator[None]:
     return
   path = pathlib.Path(directory)
   path.mkdir(parents=True, exist_ok=True)
-  with open(path / f'process{jax.process_index()}.lock', 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise config_lib.ConfigError(
-          f'another job works on {path}: wait for its end, or stop it'
-      ) from None
-    except OSError as error:
-      logging.warning(
-          'cannot lock %s (%s): start no second job of the same protocols.',
-          path, error.strerror)
+  with locks.hold(path / f'process{jax.process_index()}.lock', f'{path}'):
     yield

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import shutil
 from typing import Any
 
 from absl import logging
 import jax
 
+from byol_jax import peers
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
 
@@ -40,11 +40,12 @@ def run_steps(
   """
   saved = checkpoint.Checkpoints(directory) if directory else None
   try:
-    first = saved and saved.latest_step() or 0
-    state = (saved.restore_state(first, state) if first
-             else devices.replicate(state))
+    restored = saved and saved.restore_newest(lambda _: state)
+    first = restored.step if restored else 0
+    state = restored.state if restored else devices.replicate(state)
     batches = devices.prefetch(make_batches(first))
     for step in range(first + 1, total_steps + 1):
+      peers.advance(f'{what}, step {step}')
       state, loss = p_step(state, next(batches))
       if step % max(total_steps // 10, 1) == 0:
         logging.info('%s: step %d of %d, loss %.3f', what, step,
@@ -54,6 +55,7 @@ def run_steps(
   finally:
     if saved:
       saved.close()
+  devices.sync('fitted')
   if saved and not jax.process_index():
-    shutil.rmtree(saved.directory)  # A sweep makes many.
+    saved.directory.rmtree()  # A sweep makes many.
   return jax.device_get(state)

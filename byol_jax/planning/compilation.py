@@ -29,6 +29,9 @@ from byol_jax.training import schedules
 from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
 
+# What the loop lets processes vote on at each step: `training.loop._votes`.
+_VOTES = 2
+
 
 def count(
     config: ml_collections.ConfigDict, num_classes: int | None
@@ -70,9 +73,10 @@ def compile_step(
       config, network, tx, learning_rate_fn, total_steps=lengths[1])
   begin = time.monotonic()
   with convolution.for_any_platform():
-    lowered = devices.pmap_train_step(train_step, devices=topology).lower(
+    lowered = devices.pmap_voting_step(train_step, devices=topology).lower(
         _abstract_state(network, tx, config),
-        _abstract_batch(config, num_classes, len(topology)))
+        _abstract_batch(config, num_classes, len(topology)),
+        jax.ShapeDtypeStruct((len(topology), _VOTES), jnp.float32))
   limit = _memory_limit(topology[:1], where)
   try:
     compiled = lowered.compile()

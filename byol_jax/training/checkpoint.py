@@ -1,17 +1,26 @@
 """Checkpoints through orbax: the state, and a note of the run around it.
 
     WORKDIR/checkpoints/STEP/state   the TrainState
-    WORKDIR/checkpoints/STEP/run     JSON: config, data position, clock, ...
+    WORKDIR/checkpoints/STEP/run     JSON: config, clock, ..., checksums
 
 Saving is asynchronous and atomic: a checkpoint that was not finished when the
-run was killed is not there afterwards.
+run was killed is not there afterwards. One that cannot be written, for want of
+space or whatever else, costs the run nothing but that. What is read back is
+compared with its checksums; where it is damaged, an older one is taken.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import pathlib
+import json
+import re
+import time
 from typing import Any
+from typing import NamedTuple
+import zlib
 
+from absl import logging
+from etils import epath
 from flax import linen as nn
 import jax
 import ml_collections
@@ -19,6 +28,7 @@ import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
 from byol_jax.training import state as state_lib
@@ -29,57 +39,149 @@ _DAMAGE = (ValueError, KeyError, FileNotFoundError)
 _NOT_THE_FILES = (
     'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'UNAVAILABLE',
     'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED')
+# Where the run ends there is no later save that might succeed instead.
+_LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
+
+# What went wrong with a save is said here, in a line; orbax logs tracebacks,
+# from several threads.
+logging.get_absl_logger().addFilter(
+    lambda record: '/orbax/' not in record.pathname
+    or record.levelno < logging.converter.STANDARD_WARNING)
 
 
-def _abstract(tree: Any) -> Any:
-  """Shapes, to be restored as a copy on each of this process's devices."""
-  sharding = devices.replicated_sharding()
-  return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      tree)
+class DamagedError(config_lib.ConfigError):
+  """A checkpoint that is not what was saved."""
+
+
+class Restored(NamedTuple):
+  """A checkpoint that is whole."""
+  step: int
+  run: dict[str, Any]
+  state: Any
 
 
 class Checkpoints:
-  """The checkpoints of one workdir."""
+  """The checkpoints of one workdir, saved by all processes together."""
 
   def __init__(self, workdir: str, keep: int = 1):
     """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
-    self.directory = pathlib.Path(workdir).resolve() / 'checkpoints'
-    self._manager = ocp.CheckpointManager(
+    self.directory = epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+    self._keep = keep
+    self._pending: int | None = None  # a step whose save is under way
+    self._failure = ''  # why the last save failed, until the next one begins
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
         self.directory,
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+        options=ocp.CheckpointManagerOptions(max_to_keep=self._keep),
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
             'run': ocp.JsonCheckpointHandler()})
 
+  def steps(self) -> list[int]:
+    """Of all finished checkpoints, the newest first."""
+    return sorted(self._manager.all_steps(), reverse=True)
+
   def latest_step(self) -> int | None:
     """The newest finished checkpoint's step."""
-    return self._manager.latest_step()
+    return next(iter(self.steps()), None)
 
-  def save(
-      self, step: int, state: state_lib.TrainState, run: dict[str, Any]
-  ) -> None:
-    """Starts saving; `state` may be donated as soon as this returns."""
-    self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)))
+  def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+    """Starts saving; `state` may be donated as soon as this returns.
+
+    Where it fails, now or in the background, an error is logged by this, by
+    `poll` or by `wait`, and the next save is tried as if nothing had happened.
+    """
+    self.wait()
+    if devices.any_process(bool(self._failure)):
+      self._recover()
+    self._pending = step
+    try:
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(devices.join(state)),
+          run=ocp.args.JsonSave(_seal(run, state))))
+    except Exception as error:  # of many types, by many libraries
+      self._fail(error)
+
+  def poll(self) -> None:
+    """Logs an error if the save under way has failed; does not wait."""
+    if self._pending is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> bool:
+    """Waits until what was started is saved; whether the last save was."""
+    if self._pending is not None:
+      try:
+        self._manager.wait_until_finished()
+      except Exception as error:
+        self._fail(error)
+      self._pending = None
+    return not self._failure
+
+  def save_surely(self, step: int, state: Any, run: dict[str, Any]) -> None:
+    """Saves and waits; tries for minutes, as no later save comes.
+
+    Raises:
+      OSError: if it did not succeed.
+    """
+    for attempt in range(_LAST_SAVE_TRIES):
+      if attempt:
+        logging.error('trying again in %.0f s', _LAST_SAVE_PAUSE_SECS)
+        time.sleep(_LAST_SAVE_PAUSE_SECS)
+      self.save(step, state, run)
+      if not devices.any_process(not self.wait()):
+        return
+    raise OSError(
+        f'step {step} could not be saved ({self._failure}); '
+        f'{self._describe_newest()}. Make room, then run again')
+
+  def _fail(self, error: Exception) -> None:
+    self._failure = _reason(error)
+    logging.error(
+        'saving step %d failed (%s); %s', self._pending, self._failure,
+        self._describe_newest())
+    self._pending = None
+
+  def _describe_newest(self) -> str:
+    steps = [s for s in _steps_on_disk(self.directory) if s != self._pending]
+    if not steps:
+      return 'there is no checkpoint yet'
+    return f'the checkpoint of step {max(steps)} is kept'
+
+  def _recover(self) -> None:
+    """Starts afresh after a failed save, and gives its space back."""
+    self._failure = ''
+    with contextlib.suppress(Exception):
+      self._manager.close()
+    devices.sync('save failed')
+    if not jax.process_index():
+      for path in _unfinished(self.directory):
+        with contextlib.suppress(OSError):
+          path.rmtree()
+    devices.sync('cleaned')
+    self._manager = self._open()
 
   def restore_run(self, step: int) -> dict[str, Any]:
     """The note that `save` was given at `step`.
 
     Raises:
-      ConfigError: if it is cut short or damaged.
+      DamagedError: if it is cut short or damaged.
     """
-    with self._reading(step):
-      return self._manager.restore(
-          step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))['run']
+    return self._read_run(step)[0]
 
-  def restore_state(
-      self, step: int, like: state_lib.TrainState) -> state_lib.TrainState:
+  def _read_run(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The note, and the state's checksums."""
+    with self._reading(step):
+      return _unseal(self._manager.restore(
+          step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))['run'])
+
+  def restore_state(self, step: int, like: Any) -> Any:
     """The state saved at `step`, replicated; `like` gives its structure.
 
     Raises:
-      ConfigError: if an array has another shape, or is not there, or if the
-        files are cut short or damaged.
+      ConfigError: if an array has another shape, or is not there.
+      DamagedError: if the files are cut short or damaged.
     """
     with self._reading(step):
       saved = _shapes(self._manager.item_metadata(step)['state'])
@@ -87,9 +189,73 @@ class Checkpoints:
         raise KeyError('orbax finds no arrays without its _METADATA')
     _check_shapes(
         saved, _shapes(like), f'the checkpoint {self.directory}/{step}')
+    _, expected = self._read_run(step)
     with self._reading(step):
-      return self._manager.restore(step, args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_abstract(like))))['state']
+      state = devices.localize(self._manager.restore(
+          step, args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(_abstract(like))))['state'])
+      if expected:  # those of earlier versions have none
+        found = checksum.checksums(state)
+        wrong = [name for name in expected if found[name] != expected[name]]
+        if wrong:
+          raise ValueError(f'{wrong[0]} does not have the checksum that was '
+                           'saved with it')
+    return state
+
+  def restore_newest(
+      self, make_like: Callable[[dict[str, Any]], Any], *,
+      set_aside: bool = False) -> Restored | None:
+    """Restores the newest checkpoint that is whole; says what was damaged.
+
+    Args:
+      make_like: maps a run's note to the structure of its state; may raise.
+      set_aside: move what is damaged out of the way of later saves.
+
+    Returns:
+      It, or None if there is no checkpoint.
+
+    Raises:
+      DamagedError: if none of several is whole.
+    """
+    steps, damaged = self.steps(), []
+    for step in steps:
+      restored, error = None, None
+      try:
+        run = self.restore_run(step)
+        restored = Restored(
+            step, run, self.restore_state(step, make_like(run)))
+      except DamagedError as damage:
+        error = damage
+      if devices.any_process(error is not None):
+        logging.error('%s', error or f'another process finds the checkpoint '
+                      f'of step {step} damaged')
+        damaged.append(step)
+        continue
+      if damaged:
+        logging.error(
+            'going on from the checkpoint of step %d instead: %d steps are '
+            'lost', step, damaged[0] - step)
+        if set_aside:
+          self._set_aside(damaged)
+      return restored
+    if damaged:
+      raise DamagedError(
+          f'none of the checkpoints in {self.directory} is whole '
+          f'({", ".join(map(str, damaged))}): delete that folder to start from '
+          'the beginning')
+    return None
+
+  def _set_aside(self, steps: list[int]) -> None:
+    place = self.directory.parent / 'damaged_checkpoints'
+    if not jax.process_index():
+      place.mkdir(parents=True, exist_ok=True)
+      for step in steps:
+        moved = place / str(step)
+        if moved.exists():
+          moved.rmtree()
+        (self.directory / str(step)).rename(moved)
+    devices.sync('set aside')
+    self._manager.reload()
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
@@ -107,23 +273,83 @@ class Checkpoints:
         raise config_lib.ConfigError(
             f'the checkpoint {self.directory}/{step} made room for a newer one '
             'while it was read: start again') from error
-      raise config_lib.ConfigError(
-          f'the checkpoint {self.directory}/{step} is cut short or damaged: '
-          'delete that folder to go on from an older one, or from the start '
-          'where there is none') from error
+      raise DamagedError(
+          f'the checkpoint {self.directory}/{step} is cut short or damaged '
+          f'({_reason(cause)})') from error
 
   def close(self) -> None:
     """Waits until what was started is saved."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    self.wait()
+    with contextlib.suppress(Exception):  # of a failed save, which was said
+      self._manager.close()
+
+
+def _seal(run: dict[str, Any], state: Any) -> dict[str, Any]:
+  """A note with the checksums of the state, and one of all that."""
+  sealed = {'note': run, 'checksums': checksum.checksums(state)}
+  return sealed | {'crc32': _crc32(sealed)}
+
+
+def _unseal(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The inverse; of earlier versions the note was all there was.
+
+  Raises:
+    ValueError: if it is not what was saved.
+  """
+  if 'crc32' not in sealed and 'config' in sealed:
+    return sealed, {}
+  parts = {key: sealed[key] for key in ('note', 'checksums')}
+  if sealed['crc32'] != _crc32(parts):
+    raise ValueError('its note does not have its checksum')
+  return parts['note'], parts['checksums']
+
+
+def _crc32(value: Any) -> int:
+  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _reason(error: BaseException) -> str:
+  """What libraries say on pages, in a few words."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = ' '.join(str(error).split())
+  known = re.search(
+      'No space left on device|Read-only file system|Disk quota exceeded|'
+      'Input/output error|Permission denied', text)
+  return known.group() if known else text[:200]
+
+
+def _steps_on_disk(directory: epath.Path) -> list[int]:
+  """Steps of finished checkpoints, whatever a manager believes."""
+  try:
+    return [int(path.name) for path in directory.iterdir()
+            if path.name.isdigit()]
+  except OSError:
+    return []
+
+
+def _unfinished(directory: epath.Path) -> list[epath.Path]:
+  """What orbax leaves of a save that failed."""
+  try:
+    return [path for path in directory.iterdir()
+            if not path.name.isdigit() and 'orbax' in path.name]
+  except OSError:
+    return []
+
+
+def _abstract(tree: Any) -> Any:
+  """Shapes, to be restored as a copy on each device of all processes."""
+  sharding = devices.everywhere()
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """By path, with dots: `online_params.encoder.stem_conv.kernel`."""
-  return {
-      '.'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(
-          k, 'idx', k)))) for k in path): tuple(leaf.shape)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return dict(zip(
+      checksum.paths(tree), (tuple(x.shape) for x in jax.tree.leaves(tree)),
+      strict=True))
 
 
 def _check_shapes(
@@ -177,18 +403,13 @@ def restore_workdir(
   Raises:
     ConfigError: if there is no checkpoint, or `encoder` is needed.
   """
-  if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+  if not (epath.Path(workdir) / 'checkpoints').is_dir():
     raise config_lib.ConfigError(
         f'no checkpoint in {workdir}: expected the --workdir of a '
         'byol_jax.pretrain run')
-  checkpoints = Checkpoints(workdir)
-  try:
-    step = checkpoints.latest_step()
-    if step is None:
-      raise config_lib.ConfigError(
-          f'no finished checkpoint in {checkpoints.directory}: let '
-          'byol_jax.pretrain reach its first save')
-    run = checkpoints.restore_run(step)
+  made = {}
+
+  def make_like(run: dict[str, Any]) -> state_lib.TrainState:
     if run['custom_encoder'] and encoder is None:
       raise config_lib.ConfigError(
           f'{workdir} was pretrained with a custom encoder, '
@@ -196,10 +417,19 @@ def restore_workdir(
     config = config_lib.from_dict(run['config'])
     network = network_lib.create_network(
         config, run['num_classes'], encoder if run['custom_encoder'] else None)
+    made.update(config=config, network=network)
     tx = optimizers.create_optimizer(config, lambda _: 0.0)
-    like = jax.eval_shape(
+    return jax.eval_shape(
         lambda: state_lib.create_train_state(network, tx, config))
-    return config, network, checkpoints.restore_state(step, like)
+
+  checkpoints = Checkpoints(workdir)
+  try:
+    restored = checkpoints.restore_newest(make_like)
+    if restored is None:
+      raise config_lib.ConfigError(
+          f'no finished checkpoint in {checkpoints.directory}: let '
+          'byol_jax.pretrain reach its first save')
+    return made['config'], made['network'], restored.state
   finally:
     checkpoints.close()
 

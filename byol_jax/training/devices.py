@@ -10,9 +10,11 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 AXIS_NAME = 'batch'
@@ -58,9 +60,28 @@ def spread(images: np.ndarray) -> jax.Array:
       _global_sharding(AXIS_NAME), images)
 
 
+def join(tree: Any) -> Any:
+  """Copies on this process's devices, as arrays over all processes' devices.
+
+  Nothing is copied: orbax takes only the latter where there are several
+  processes, and a step only the former. `localize` is the inverse.
+  """
+  return _with_sharding(tree, everywhere())
+
+
 def localize(tree: Any) -> Any:
-  """Takes this process's copy of every leaf that lies `everywhere`."""
-  return jax.tree.map(lambda x: x.addressable_data(0), tree)
+  """Takes this process's copies of every leaf that lies `everywhere`."""
+  return _with_sharding(tree, replicated_sharding())
+
+
+def _with_sharding(tree: Any, sharding: jax.sharding.NamedSharding) -> Any:
+  if jax.process_count() == 1:
+    return tree
+
+  def rewrap(x: jax.Array) -> jax.Array:
+    return jax.make_array_from_single_device_arrays(
+        x.shape, sharding, [shard.data for shard in x.addressable_shards])
+  return jax.tree.map(rewrap, tree)
 
 
 def shard(batch: Any) -> Any:
@@ -86,23 +107,69 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 
 
 def pmap_train_step(
-    train_step: Callable[..., Any], num_constants: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    train_step: Callable[..., Any], num_constants: int = 0
 ) -> Callable[..., Any]:
   """Maps `train_step(state, batch, *constants)` over all devices.
 
   The state is donated; the constants, replicated like it, are not.
-
-  Args:
-    train_step: what one device does with its share of the batch.
-    num_constants: how many.
-    devices: to map over; None is all there are. Those of a topology that is
-      not there will do for what is lowered and compiled, and not run.
   """
   return jax.pmap(
       train_step, axis_name=AXIS_NAME,
       in_axes=(None, 0, *(None,) * num_constants), out_axes=(None, None),
-      devices=devices, donate_argnums=(0,))
+      donate_argnums=(0,))
+
+
+def pmap_voting_step(
+    train_step: Callable[..., Any],
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+  """Maps `train_step(state, batch)` over all devices, and counts votes.
+
+  Args:
+    train_step: what one device does with its share of the batch.
+    devices: to map over; None is all there are. Those of a topology that is
+      not there will do for what is lowered and compiled, and not run.
+
+  Returns:
+    `(state, batch, votes) -> (state, metrics, totals)`: `votes` as `ballot`
+    makes them, `totals` f32[K], their sums over all processes. As the sums
+    come with the step, all processes know of them at the same one. The state
+    is donated.
+  """
+  def step(state: Any, batch: Any, votes: jax.Array) -> Any:
+    return *train_step(state, batch), jax.lax.psum(votes, AXIS_NAME)
+
+  return jax.pmap(
+      step, axis_name=AXIS_NAME, in_axes=(None, 0, 0),
+      out_axes=(None, None, None), devices=devices, donate_argnums=(0,))
+
+
+def ballot(votes: Sequence[float]) -> jax.Array:
+  """This process's numbers, to be summed over processes: [devices, K]."""
+  rows = np.zeros((jax.local_device_count(), len(votes)), np.float32)
+  rows[0] = votes
+  return jax.device_put(rows, _sharding(AXIS_NAME))
+
+
+def any_process(flag: bool) -> bool:
+  """Whether it is true in any process; all must ask, in the same order."""
+  if jax.process_count() == 1:
+    return flag
+  totals = _summer()(ballot([flag]))
+  return bool(jax.device_get(totals.addressable_data(0))[0])
+
+
+@functools.cache
+def _summer() -> Callable[[jax.Array], jax.Array]:
+  return jax.pmap(
+      lambda votes: jax.lax.psum(votes, AXIS_NAME), axis_name=AXIS_NAME,
+      out_axes=None)
+
+
+def sync(name: str) -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 class Predict:

@@ -27,10 +27,12 @@ from byol_jax.training import checkpoint
 from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import loop
+from byol_jax.training import resume
+from byol_jax.training import setup as setup_lib
 
 
 def measure_input(
-    setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+    setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second, of two views each, that the host makes ready."""
   dataset = pipeline.create_train_dataset(
       setup.sources.train, setup.config, start_step=0,
@@ -45,7 +47,8 @@ def measure_input(
   return _rates('input', [_timed(run) for _ in range(windows)], setup, steps)
 
 
-def measure_step(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+def measure_step(
+    setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second of the step alone."""
   run = _step_runner(setup, steps)
   run()  # compiles
@@ -55,7 +58,8 @@ def measure_step(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
   ) | {'step_gflop_per_image': flops / 1e9}
 
 
-def measure_loop(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
+def measure_loop(
+    setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
   """The loop and the step in turn; `loop_over_step` is the ratio of times."""
   run_step = _step_runner(setup, steps)
   run_step()
@@ -70,31 +74,32 @@ def measure_loop(setup: loop.Setup, windows: int, steps: int) -> dict[str, Any]:
       | {'loop_over_step': statistics.median(ratios)})
 
 
-def _step_runner(setup: loop.Setup, steps: int) -> Callable[[], None]:
+def _step_runner(setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
   state = devices.replicate(setup.create_state())
   batch = devices.shard(_synthetic_batch(setup))
+  votes = devices.ballot((False, 0))
 
   def run() -> None:
     nonlocal state
     for _ in range(steps):
-      state, metrics = setup.p_train_step(state, batch)
+      state, metrics, _ = setup.p_train_step(state, batch, votes)
     jax.block_until_ready((state, metrics))
 
   return run
 
 
-def _loop_secs(setup: loop.Setup, steps: int) -> float:
+def _loop_secs(setup: setup_lib.Setup, steps: int) -> float:
   """Seconds for `steps` of the loop, by the loop's own clock."""
   config = setup.config.copy_and_resolve_references()
   config.log_every_steps = steps
   # The first window fills the queue; the second is measured.
   setup = dataclasses.replace(
-      setup, config=config, total_steps=2 * steps, evaluate=lambda _: (),
-      create_batches=lambda _: devices.prefetch(
+      setup, config=config, total_steps=2 * steps, evaluate=lambda *_: (),
+      create_batches=lambda *_: devices.prefetch(
           _synthetic_batches(setup, 2 * steps)))
   with tempfile.TemporaryDirectory() as workdir:
     checkpoints = checkpoint.Checkpoints(workdir)
-    note = {'seconds': 0.0}
+    note = resume.first_note(setup)
     with contextlib.redirect_stdout(io.StringIO()):
       loop.Loop(setup, checkpoints, workdir, note, time.monotonic()).run(
           devices.replicate(setup.create_state()))
@@ -104,7 +109,7 @@ def _loop_secs(setup: loop.Setup, steps: int) -> float:
   return rows[-1]['perf/seconds'] - rows[-2]['perf/seconds']
 
 
-def _synthetic_batch(setup: loop.Setup) -> dict[str, Any]:
+def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   config, rng = setup.config, np.random.default_rng(0)
   size, count = config.image_size, config.batch_size
   views = rng.random((2, count, size, size, 3), np.float32)
@@ -116,7 +121,7 @@ def _synthetic_batch(setup: loop.Setup) -> dict[str, Any]:
 
 
 def _synthetic_batches(
-    setup: loop.Setup, count: int) -> Iterator[dict[str, Any]]:
+    setup: setup_lib.Setup, count: int) -> Iterator[dict[str, Any]]:
   return itertools.repeat(_synthetic_batch(setup), count)
 
 
@@ -127,7 +132,7 @@ def _timed(run: Callable[[], None]) -> float:
 
 
 def _rates(
-    name: str, secs: list[float], setup: loop.Setup, steps: int
+    name: str, secs: list[float], setup: setup_lib.Setup, steps: int
 ) -> dict[str, Any]:
   rates = [steps * setup.config.batch_size / s for s in secs]
   return {

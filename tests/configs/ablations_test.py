@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
-from byol_jax.training import loop
+from byol_jax.training import setup as setup_lib
 from configs import ablations
 
 PAIRS = [
@@ -240,7 +240,7 @@ def _compiled_in_a_moment():
 
 def _take_three_steps(config, encoder):
   """Finite metrics, and parameters that move, in every part that is there."""
-  setup = loop.set_up(config, encoder)
+  setup = setup_lib.set_up(config, encoder)
   state = setup.create_state()
   before = jax.device_get(state.online_params)
   for _, batch in zip(range(3), setup.create_batches(0), strict=True):

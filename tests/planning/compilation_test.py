@@ -42,8 +42,9 @@ def test_memory_and_collectives(tiny_config):
   memory = program.memory
   assert memory.limit == _LIMIT
   assert memory.state == counts.state_bytes
-  # Four images of a device: two views and a label; BYOL reads no index.
-  assert memory.batch == 4 * (2 * 8 * 8 * 3 * 4 + 4)
+  # Four images of a device: two views and a label; BYOL reads no index. And
+  # two votes.
+  assert memory.batch == 4 * (2 * 8 * 8 * 3 * 4 + 4) + 2 * 4
   assert memory.temporaries > 0
   # The gradients, and besides metrics and statistics.
   (reduced,) = program.collectives
@@ -82,15 +83,15 @@ def test_accumulation_counts_every_micro_batch(tiny_config):
 
 
 def test_the_step_is_that_of_the_loop(tiny_config, monkeypatch):
-  """State donated, replicated; batch split: `pmap_train_step` itself."""
+  """State donated, replicated; batch split: `pmap_voting_step` itself."""
   seen = []
-  original = devices.pmap_train_step
+  original = devices.pmap_voting_step
 
   def spy(*args, **kwargs):
     seen.append(kwargs)
     return original(*args, **kwargs)
 
-  monkeypatch.setattr(devices, 'pmap_train_step', spy)
+  monkeypatch.setattr(devices, 'pmap_voting_step', spy)
   program = _compile(tiny_config)
   assert seen == [{'devices': jax.devices()[:4]}]
   # Donated: it comes back in its own place, and only metrics are added.
@@ -106,7 +107,7 @@ def test_a_refusal_is_understood(tiny_config, monkeypatch):
           '33.00G of 30.75G hbm. Exceeded hbm capacity by 2.25G.')
 
   monkeypatch.setattr(
-      devices, 'pmap_train_step',
+      devices, 'pmap_voting_step',
       lambda *_, **__: type('P', (), {'lower': lambda *_: Lowered()}))
   program = _compile(tiny_config)
   assert not program.fits and program.memory is None

@@ -14,6 +14,8 @@ from byol_jax import config as config_lib
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import loop
+from byol_jax.training import resume
+from byol_jax.training import setup as setup_lib
 from byol_jax.training import step as step_lib
 
 
@@ -100,8 +102,8 @@ def test_resuming_a_resnet_that_started_from_data(
   config.total_steps, config.warmup_steps = 3, 1
   config.checkpoint_every_steps = 2
   # Compiled once; what comes after the last step is none of its business.
-  setup = loop.set_up(config)
-  monkeypatch.setattr(loop, 'set_up', lambda *_: setup)
+  setup = setup_lib.set_up(config)
+  monkeypatch.setattr(setup_lib, 'set_up', lambda *_: setup)
   monkeypatch.setattr(loop.final, 'evaluate_and_report', lambda *_: None)
   expected = _pretrain(config, tmp_path / 'whole', None)
   with monkeypatch.context() as patch:
@@ -155,47 +157,48 @@ def test_the_host_reads_nothing_but_the_previous_metrics(
     return lambda *inputs: (traces.append(inputs), train_step(*inputs))[1]
 
   monkeypatch.setattr(step_lib, 'make_train_step', make_traced)
-  setup = loop.set_up(tiny_config, tiny_encoder)
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
   dispatched = 0
 
-  def counting_step(state, batch):
+  def counting_step(*args):
     nonlocal dispatched
     dispatched += 1
-    return setup.p_train_step(state, batch)
+    return setup.p_train_step(*args)
 
   def counting_get(tree):
     fetched.append((dispatched, tree))
     return device_get(tree)
 
   counted = dataclasses.replace(
-      setup, p_train_step=counting_step, evaluate=lambda _: ())
+      setup, p_train_step=counting_step, evaluate=lambda *_: ())
   tiny_config.checkpoint_every_steps = 100
   tiny_config.evaluate_every_steps = 100
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   state = devices.replicate(setup.create_state())
   with monkeypatch.context() as patch:
     patch.setattr(jax, 'device_get', counting_get)
-    loop.Loop(counted, checkpoints, str(tmp_path), {'seconds': 0.0}, 0.0).run(
-        state)
+    loop.Loop(
+        counted, checkpoints, str(tmp_path), resume.first_note(setup), 0.0,
+    ).run(state)
   checkpoints.close()
   # Step n is fetched once n + 1 is dispatched; the last one at the end.
   assert [n for n, _ in fetched] == [2, 3, 4, 5, 6, 7, 8, 8]
   for _, tree in fetched:
-    assert all(leaf.shape == () for leaf in jax.tree.leaves(tree))
+    assert all(leaf.size <= 2 for leaf in jax.tree.leaves(tree))
   assert len(traces) == 1
 
 
 def test_implicit_transfers_stop_the_loop(
     tiny_config, tiny_encoder, tmp_path):
   """Batches that are not on the devices yet would be copied in the step."""
-  setup = loop.set_up(tiny_config, tiny_encoder)
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
   on_the_host = dataclasses.replace(
-      setup, create_batches=lambda step: map(
-          device_get_tree, setup.create_batches(step)))
+      setup, create_batches=lambda *args: map(
+          device_get_tree, setup.create_batches(*args)))
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
     loop.Loop(
-        on_the_host, checkpoints, str(tmp_path), {'seconds': 0.0}, 0.0,
+        on_the_host, checkpoints, str(tmp_path), resume.first_note(setup), 0.0,
     ).run(devices.replicate(setup.create_state()))
   checkpoints.close()
 
@@ -247,7 +250,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   config = tiny_config
   source = _pretrain(config, tmp_path / 'a', tiny_encoder)
   config.init_from = str(tmp_path / 'a')
-  setup = loop.set_up(config, tiny_encoder)
+  setup = setup_lib.set_up(config, tiny_encoder)
   state = checkpoint.load_weights(setup.create_state(), config, tiny_encoder)
   assert int(state.step) == 0
   _assert_equal(state.target_params, source.target_params)
@@ -257,7 +260,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   fresh = setup.create_state().online_params['probe']
   _assert_equal(state.online_params['probe'], fresh)
   config.target = 'stop_gradient'
-  without_target = loop.set_up(config, tiny_encoder)
+  without_target = setup_lib.set_up(config, tiny_encoder)
   assert not checkpoint.load_weights(
       without_target.create_state(), config, tiny_encoder).target_params
   # Parameters of the same shapes, which would mean something else.

@@ -15,6 +15,7 @@ from byol_jax.networks import affine_init
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 from byol_jax.training import loop
+from byol_jax.training import setup as setup_lib
 from byol_jax.training import start
 from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
@@ -144,7 +145,7 @@ def test_a_run_with_it_trains_evaluates_and_loads(
   assert 'random init' in capsys.readouterr().out
   _, network, state = checkpoint.restore_workdir(str(tmp_path))
   assert int(state.step) == 2
-  first = loop.set_up(config).create_state()
+  first = setup_lib.set_up(config).create_state()
   moved = jax.tree.map(
       lambda a, b: np.max(np.abs(a - b)),
       *jax.device_get((state.online_params, first.online_params)))

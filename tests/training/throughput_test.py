@@ -2,13 +2,13 @@
 
 import pytest
 
-from byol_jax.training import loop
+from byol_jax.training import setup as setup_lib
 from byol_jax.training import throughput
 
 
 @pytest.mark.parametrize('what', throughput.MEASURES)
 def test_measures(tiny_config, tiny_encoder, what, capsys):
-  setup = loop.set_up(tiny_config, tiny_encoder)
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
   figures = throughput.MEASURES[what](setup, 2, 3)
   rates = figures[f'{what}_windows']
   assert len(rates) == 2 and min(rates) > 0

@@ -15,6 +15,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.data import dense as dense_data
 from byol_jax.data import dense_pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import dense
 from byol_jax.evaluation import depth
 from byol_jax.evaluation import subject as subject_lib
@@ -86,8 +87,8 @@ def _measure(
     index: np.ndarray | None, *, settings: ml_collections.ConfigDict,
 ) -> dict[str, float]:
   metrics = depth.DepthMetrics()
-  for batch in dense_pipeline.create_depth_eval_dataset(
-      source, settings, batch_size=settings.evaluate_batch_size,
-      index=index).as_numpy_iterator():
+  dataset = dense_pipeline.create_depth_eval_dataset(
+      source, settings, batch_size=settings.evaluate_batch_size, index=index)
+  for batch in unreadable.guard(source, dataset.as_numpy_iterator()):
     metrics.add(predict(batch['image']), batch['depth'])
   return metrics.compute()

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import linear
 from byol_jax.evaluation import selection
@@ -92,13 +93,14 @@ def _train_on_images(
   settings = config.linear
   total_steps = (
       settings.num_epochs * source.num_examples // settings.batch_size)
+  watch = unreadable.Watch(source, config.max_bad_image_share)
 
   def make_batches(first: int) -> Iterator[dict[str, np.ndarray]]:
-    return pipeline.create_labelled_dataset(
+    return watch.filter(pipeline.create_labelled_dataset(
         source, config, batch_size=settings.batch_size,
         total_steps=total_steps, seed=config.seed, start_step=first,
         process_index=jax.process_index(),
-        process_count=jax.process_count()).as_numpy_iterator()
+        process_count=jax.process_count()).as_numpy_iterator())
 
   trainer = linear.ImageTrainer(
       lambda variables, images: subject.network.apply(

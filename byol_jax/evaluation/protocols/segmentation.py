@@ -17,6 +17,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax.data import dense as dense_data
 from byol_jax.data import dense_pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import dense
 from byol_jax.evaluation import segmentation
 from byol_jax.evaluation import selection
@@ -130,9 +131,9 @@ def _measure(
 ) -> dict[str, float]:
   count = len(source.map_classes)
   confusions = np.zeros((count, count), np.int64)
-  for batch in dense_pipeline.create_segmentation_eval_dataset(
-      source, batch_size=batch_size, mean=mean,
-      index=index).as_numpy_iterator():
+  dataset = dense_pipeline.create_segmentation_eval_dataset(
+      source, batch_size=batch_size, mean=mean, index=index)
+  for batch in unreadable.guard(source, dataset.as_numpy_iterator()):
     confusions += segmentation.count_confusions(
         predict(batch['image']), batch['label'], count)
   logging.info('IoU in %%: %s', ', '.join(

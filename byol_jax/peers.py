@@ -1,0 +1,230 @@
+"""Watching the other processes of a job: who is gone, who hangs, who left.
+
+Every process says each second, through JAX's coordination service, that it is
+there and how far it is. One that is not heard of any more (killed, frozen, its
+machine gone), that does not move while others wait for it, or that left with
+an error, is named by the others, which then leave too: with
+`stopping.RUN_AGAIN` where starting all of them again goes on.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from byol_jax import stopping
+
+_PREFIX = 'byol_jax/peers/'
+_PERIOD_SECS = 1.0
+# Of silence, once a collective has failed: somebody is gone.
+_SUSPICIOUS_SECS = 5.0
+# The others hear of each other through process 0, whose end would be theirs.
+_LAST_WORDS_SECS = 3.0
+_watch = None  # of this process, where there are others
+
+
+@dataclasses.dataclass
+class Peer:
+  """What is known of one process, by this one's clock."""
+
+  name: str
+  said: dict[str, Any]
+  heard: float  # when it last said something new
+  moved: float  # when it was last further than before
+
+
+def verdict(
+    peers: Mapping[int, Peer], me: int, *, now: float, timeout_secs: float,
+    hang_secs: float,
+) -> tuple[int, str] | None:
+  """Whether this process has to leave: with which code, and why.
+
+  Args:
+    peers: all that were heard of, this process included.
+    me: this process.
+    now: by the clock of `peers`.
+    timeout_secs: of silence that are too long.
+    hang_secs: without progress that are too long, if others are further.
+  """
+  others = {i: peer for i, peer in peers.items() if i != me}
+  for i, peer in others.items():
+    code = peer.said.get('code')
+    if code:
+      return code, f'process {i} ({peer.name}) left: {peer.said["why"]}'
+  working = {i: p for i, p in peers.items() if p.said.get('code') is None}
+  for i, peer in working.items():
+    if i != me and now - peer.heard > timeout_secs:
+      return stopping.RUN_AGAIN, (
+          f'process {i} ({peer.name}) has not been heard of for '
+          f'{now - peer.heard:.0f} s, after {peer.said["doing"]}')
+  furthest = max((p.said['progress'] for p in working.values()), default=0)
+  for i, peer in working.items():
+    if peer.said['progress'] < furthest and now - peer.moved > hang_secs:
+      return stopping.RUN_AGAIN, (
+          f'process {i} ({peer.name}) hangs: it has not moved for '
+          f'{now - peer.moved:.0f} s, in {peer.said["doing"]}, and the others '
+          'wait for it')
+  return None
+
+
+class Watch:
+  """Two threads: one talks, one judges, for talking may hang."""
+
+  def __init__(
+      self, client: Any, me: int, *, timeout_secs: float, hang_secs: float):
+    """Starts at once; `client` is JAX's of its coordination service."""
+    self._client = client
+    self._me = me
+    self._timeout_secs = timeout_secs
+    self._hang_secs = hang_secs
+    self._peers: dict[int, Peer] = {}
+    self._answered = time.monotonic()
+    self._said = {
+        'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
+        'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
+    for target in (self._talk, self._judge):
+      threading.Thread(target=target, name='peers', daemon=True).start()
+
+  def advance(self, doing: str) -> None:
+    """Notes that this process is further, and at what."""
+    self._said |= {'progress': self._said['progress'] + 1, 'doing': doing}
+
+  def leave(self, code: int, why: str) -> None:
+    """Lets the others know; says nothing more after that."""
+    self._said |= {'code': code, 'why': why}
+    self._exchange()
+
+  def suspect(self) -> None:
+    """A collective failed, so somebody is gone: says who, and leaves.
+
+    Returns only if all others are there.
+    """
+    self._timeout_secs = min(self._timeout_secs, _SUSPICIOUS_SECS)
+    time.sleep(self._timeout_secs + 4 * _PERIOD_SECS)
+
+  def _talk(self) -> None:
+    while True:
+      self._exchange()
+      time.sleep(_PERIOD_SECS)
+
+  def _exchange(self) -> None:
+    self._said['beat'] += 1
+    try:
+      self._client.key_value_set(
+          f'{_PREFIX}{self._me}', json.dumps(self._said),
+          allow_overwrite=True)
+      entries = self._client.key_value_dir_get(_PREFIX)
+    except RuntimeError:  # the judge counts the seconds
+      return
+    self._answered = time.monotonic()
+    for key, value in entries:
+      self._hear(int(key.rpartition('/')[2]), json.loads(value))
+
+  def _hear(self, process: int, said: dict[str, Any]) -> None:
+    now, known = time.monotonic(), self._peers.get(process)
+    if known is None:
+      self._peers[process] = Peer(said['name'], said, now, now)
+    elif said['beat'] != known.said['beat']:
+      further = said['progress'] > known.said['progress']
+      self._peers[process] = Peer(
+          said['name'], said, now, now if further else known.moved)
+
+  def _judge(self) -> None:
+    while self._said['code'] is None:
+      time.sleep(_PERIOD_SECS)
+      now = time.monotonic()
+      found = verdict(
+          dict(self._peers), self._me, now=now,
+          timeout_secs=self._timeout_secs, hang_secs=self._hang_secs)
+      silence = now - self._answered
+      if found is None and self._me and silence > self._timeout_secs:
+        found = stopping.RUN_AGAIN, (
+            'process 0 (the coordinator) has not answered for '
+            f'{silence:.0f} s')
+      if found and self._said['code'] is None:
+        self._go(*found)
+
+  def _go(self, code: int, why: str) -> None:
+    _say(code, why)
+    threading.Thread(target=self.leave, args=(code, why), daemon=True).start()
+    time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
+    os._exit(code)
+
+
+def _say(code: int, why: str) -> None:
+  """One line to the terminal, whatever the main thread is at."""
+  again = (
+      '; run the same command again on all of them to go on from the last '
+      'checkpoint' if code == stopping.RUN_AGAIN else '')
+  sys.stdout.flush()
+  os.write(2, f'error: {why}{again}\n'.encode())
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
+  """JAX ends a process that lost its coordinator by abort()."""
+  _say(stopping.RUN_AGAIN, 'process 0 (the coordinator) is gone')
+  os._exit(stopping.RUN_AGAIN)
+
+
+def watch(*, timeout_secs: float, hang_secs: float) -> None:
+  """Starts to watch the others; `jax.distributed` must be initialised."""
+  global _watch
+  import jax
+  from jax._src import distributed  # what orbax and Flax take it from
+  if jax.process_index():
+    # Python's own handler would wait for a main thread that is to die.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+  _watch = Watch(
+      distributed.global_state.client, jax.process_index(),
+      timeout_secs=timeout_secs, hang_secs=hang_secs)
+
+
+def advance(doing: str) -> None:
+  """Notes progress, such as 'step 12'; nothing where there are no others."""
+  if _watch is not None:
+    _watch.advance(doing)
+
+
+
+def run(fn: Callable[[], Any]) -> Any:
+  """Calls `fn`; if a collective fails in it, says who is gone, and leaves."""
+  if _watch is None:
+    return fn()
+  import jax
+  try:
+    return fn()
+  except jax.errors.JaxRuntimeError:
+    _watch.suspect()
+    raise
+
+def part(code: int, message: str = '') -> None:
+  """Ends this process's part in the job, if it has others beside it.
+
+  With code 0 it waits until all are done. With another it does not return: the
+  others cannot go on, hear why, and leave too.
+
+  Args:
+    code: that this process is to leave with.
+    message: a line why, if it is not 0.
+  """
+  if _watch is None:
+    return
+  import jax
+  _watch.leave(code, message)
+  if not code:
+    jax.distributed.shutdown()
+    return
+  if not jax.process_index():
+    time.sleep(_LAST_WORDS_SECS)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)

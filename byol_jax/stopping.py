@@ -1,0 +1,110 @@
+"""SIGTERM and SIGINT: a scheduler's warning, or Ctrl-C.
+
+The first one asks: what is under way ends at a point from which it can go on,
+and the job leaves with `RUN_AGAIN`. A second one leaves at once.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+# EX_TEMPFAIL of sysexits.h: the same command, given again, goes on.
+RUN_AGAIN = 75
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# One Ctrl-C may arrive twice, from the terminal and from a launcher.
+_SAME_SIGNAL_SECS = 1.0
+# For Python to leave by itself where there is nothing to wait for.
+_UNWIND_SECS = 5.0
+
+
+class Preempted(SystemExit):
+  """The job was asked to stop, and can go on; its code is `RUN_AGAIN`."""
+
+  def __init__(self, message: str):
+    """`message` says, in a line, what is kept."""
+    super().__init__(RUN_AGAIN)
+    self.message = message
+
+  def __str__(self) -> str:
+    return self.message
+
+
+class Requests:
+  """What the signals asked for so far.
+
+  Attributes:
+    requested: the job is to stop where it can go on.
+    at_once: there is nothing to save; the first signal raises `Preempted`,
+      wherever the main thread is.
+  """
+
+  def __init__(self, at_once: bool = False):
+    """Nothing was asked for yet."""
+    self.requested = False
+    self.at_once = at_once
+    self._first = None  # when the first signal came
+
+  def on_signal(self, number: int, _: object = None) -> None:
+    """In the main thread, as soon as that runs Python."""
+    self.requested = True
+    if self.at_once:
+      raise Preempted(f'{signal.Signals(number).name}: there was nothing to '
+                      'save')
+
+  def on_byte(self, number: int) -> None:
+    """In a thread, at once, even while the main thread waits for devices."""
+    if number not in _SIGNALS:
+      return
+    if self._first is None:
+      self._first = time.monotonic()
+      if self.at_once:
+        leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
+        leave.daemon = True
+        leave.start()
+    elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
+      sys.stdout.flush()
+      os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def requests(at_once: bool = False) -> Iterator[Requests]:
+  """Listens to the signals; as they were when it ends.
+
+  Outside the main thread, where Python lets nobody listen, nothing is ever
+  asked for.
+
+  Args:
+    at_once: see `Requests`.
+  """
+  asked = Requests(at_once)
+  if threading.current_thread() is not threading.main_thread():
+    yield asked
+    return
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  # Python's own handlers wait for the main thread, which may hang; the bytes
+  # are written from C.
+  before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+  handlers = {s: signal.signal(s, asked.on_signal) for s in _SIGNALS}
+
+  def read() -> None:
+    for number in iter(lambda: reader.recv(1), b''):
+      asked.on_byte(number[0])
+
+  thread = threading.Thread(target=read, name='signals', daemon=True)
+  thread.start()
+  try:
+    yield asked
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    signal.set_wakeup_fd(before)
+    writer.close()
+    thread.join()
+    reader.close()

@@ -1,0 +1,158 @@
+"""What a run writes and says while it trains; process 0 does it for all."""
+
+from collections.abc import Iterator
+import contextlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+
+from byol_jax.data import preview_grid
+from byol_jax.evaluation import collapse
+from byol_jax.training import metrics as metrics_lib
+from byol_jax.training import setup as setup_lib
+
+
+class Journal:
+  """metrics.jsonl, distributions.jsonl, TensorBoard, views.png, terminal."""
+
+  def __init__(
+      self, setup: setup_lib.Setup, workdir: str, first_step: int,
+      seconds: float):
+    """Goes on at `first_step`; what is there of later steps is dropped.
+
+    Args:
+      setup: of the run.
+      workdir: where the files are.
+      first_step: that the run stands at.
+      seconds: of training so far.
+    """
+    self._setup = setup
+    self._config = setup.config
+    self._workdir = workdir
+    self._is_silent = bool(jax.process_index())
+    self.seconds = seconds
+    self._window = None  # opens when the first step, and its compile, is done
+    if self._is_silent:
+      return
+    self._progress = metrics_lib.Progress(first_step, setup.total_steps)
+    self._writer = metrics_lib.MetricWriter(workdir, first_step)
+    self._watch = collapse.Watch(
+        self._config,
+        collapse.quiet_steps(setup.warmup_steps, setup.total_steps),
+        jax.device_count())
+    for line in self._describe():
+      self.say(line)
+    if not first_step:
+      self._show_views()
+
+  def _describe(self) -> Iterator[str]:
+    """What is about to run, for the head of the terminal."""
+    setup, config = self._setup, self._config
+    source = setup.sources.train
+    classes = f'{source.num_classes} classes'
+    if not source.has_labels:
+      classes = 'no labels, so the online probe and kNN are off'
+    elif setup.sources.test is None:
+      classes += '; no test split, so kNN and the probe are not tested'
+    elif not setup.sources.test.has_labels:
+      classes += '; its test split has no labels, so nothing is tested'
+    processes = (
+        f' of {jax.process_count()} processes'
+        if jax.process_count() > 1 else '')
+    yield f'data: {source.name}, {source.num_examples} images, {classes}'
+    yield (
+        f'network: {config.encoder}; {config.target} target; '
+        f'{config.optimizer}; batch {config.batch_size} over '
+        f'{jax.device_count()} {jax.devices()[0].device_kind} device(s)'
+        f'{processes}')
+    yield (
+        f'run: {setup.total_steps} steps, '
+        f'{setup.total_steps * config.batch_size / source.num_examples:.2f} '
+        f'epochs, into {self._workdir}; compiling the step')
+
+  def _show_views(self) -> None:
+    views = preview_grid.create_preview(self._setup.sources.train, self._config)
+    try:
+      preview_grid.write_png(views, f'{self._workdir}/views.png')
+    except OSError as error:  # a picture is not worth a run
+      logging.error('views.png was not written (%s)', error)
+    self._writer.write_image(0, 'views', views)
+
+  def say(self, line: str) -> None:
+    """Prints a line without breaking the live one."""
+    if not self._is_silent:
+      self._progress.say(line)
+
+  def advance(self, step: int) -> None:
+    """Notes that a step is done; the clock starts after the first one."""
+    if self._window is None:
+      self._window = (step, time.monotonic())
+    if not self._is_silent:
+      self._progress.advance(step)
+
+  def report(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes a row and says where the run stands."""
+    batch_size = self._config.batch_size
+    now = time.monotonic()
+    first, since = self._window or (step, now)
+    self._window = (step, now)
+    self.seconds += now - since
+    if self._is_silent:
+      return
+    rate = (step - first) * batch_size / max(now - since, 1e-9)
+    if step > first:
+      metrics |= {'perf/images_per_second': rate}
+    self._writer.write(step, metrics | {'perf/seconds': self.seconds})
+    self._progress.report(
+        step,
+        epoch=step * batch_size / self._setup.sources.train.num_examples,
+        loss=metrics['train/loss'], images_per_second=rate,
+        seconds_left=(self._setup.total_steps - step) * batch_size
+        / max(rate, 1e-9))
+    self._watch_for_collapse(step, metrics)
+
+  def write(self, step: int, metrics: dict[str, float]) -> None:
+    """Writes a row and says nothing."""
+    if not self._is_silent:
+      self._writer.write(step, metrics)
+
+  def evaluated(self, step: int, found: dict[str, Any]) -> None:
+    """Writes and says what the periodic evaluation has found."""
+    if self._is_silent:
+      return
+    distributions = {
+        name: value for name, value in found.items()
+        if isinstance(value, metrics_lib.Distribution)}
+    figures = {k: v for k, v in found.items() if k not in distributions}
+    self._writer.write(step, figures)
+    self._writer.write_distributions(step, distributions)
+    knn = self._config.knn
+    settings = (
+        f'  (k={knn.k}, temperature={knn.temperature:g}, of at most '
+        f'{knn.max_train_examples} images)')
+    self.say(f'step {step}  ' + '  '.join(
+        f'{name} {value:.2f}' for name, value in figures.items()
+        if not name.startswith('pairs/')) + (
+            settings if 'knn/test_top1' in figures else ''))
+    self._watch_for_collapse(step, figures)
+
+  def _watch_for_collapse(self, step: int, metrics: dict[str, float]) -> None:
+    for line in self._watch.look(step, metrics):
+      self.say(line)
+
+  @contextlib.contextmanager
+  def pause(self) -> Iterator[None]:
+    """Takes the time of what is not training out of the current window."""
+    begin = time.monotonic()
+    yield
+    if self._window is not None:
+      first, since = self._window
+      self._window = (first, since + time.monotonic() - begin)
+
+  def close(self) -> None:
+    """Ends the live line, and the files."""
+    if not self._is_silent:
+      self._progress.close()
+      self._writer.close()

@@ -7,6 +7,7 @@ the middle of a compile), and keeps the memory that a compile took.
 import concurrent.futures
 from concurrent.futures import process
 import multiprocessing
+import signal
 from typing import Any
 
 import ml_collections
@@ -27,7 +28,8 @@ def compile_apart(
     ConfigError: as that does, and if the child dies.
   """
   with concurrent.futures.ProcessPoolExecutor(
-      1, mp_context=multiprocessing.get_context('spawn')) as pool:
+      1, mp_context=multiprocessing.get_context('spawn'),
+      initializer=_die_of_ctrl_c) as pool:
     try:
       return pool.submit(
           _compile, config_lib.to_dict(config), num_classes, lengths, where
@@ -38,6 +40,11 @@ def compile_apart(
           'a fault of its own or for want of memory on this machine; run '
           'again, with this topology alone or without it: what is compiled '
           'already is remembered') from error
+
+
+def _die_of_ctrl_c() -> None:
+  """At once: Python's own handler would wait for the compiler to return."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _compile(

@@ -70,16 +70,12 @@ def to_program(fields: dict[str, Any]) -> Program:
           collectives_lib.Collective(**c) for c in fields['collectives'])})
 
 
-# Fields that a step does not depend on, or only through its key's other parts.
-_OTHER_FIELDS = (
-    'name', 'published', 'data', 'data_dir', 'train_split', 'test_split',
-    'valid_split', 'test_image_size', 'test_crop_ratio', 'max_bad_image_share',
-    'cache_bytes', 'augment.view1', 'augment.view2', 'num_epochs',
-    'total_steps', 'warmup_epochs', 'warmup_steps', 'init_from',
-    'log_every_steps', 'checkpoint_every_steps', 'checkpoints_to_keep',
-    'evaluate_every_steps', 'evaluate_batch_size', 'knn', 'final_protocols',
-    'metric', 'linear', 'logistic', 'semi_supervised', 'finetune',
-    'segmentation', 'depth')
+# Of the fields that a run may not change, those that decide what comes into
+# the step and how often, but not the step.
+_FIELDS_AROUND_IT = (
+    'data', 'train_split', 'max_image_pixels', 'augment.view1.',
+    'augment.view2.', 'num_epochs', 'total_steps', 'warmup_epochs',
+    'warmup_steps')
 
 # What the step is made of, within the package.
 _SOURCES = (
@@ -96,8 +92,8 @@ def key_of(config: Any, *parts: Any) -> list[Any]:
   fields = {
       name: value
       for name, value in config_lib.flatten(config_lib.to_dict(config)).items()
-      if not any(name == other or name.startswith(f'{other}.')
-                 for other in _OTHER_FIELDS)}
+      if not config_lib.is_free(name) and not name.startswith(
+          _FIELDS_AROUND_IT)}
   versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   return [sorted(fields.items()), versions, _source_digest(), *parts]
 

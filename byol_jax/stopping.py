@@ -52,6 +52,8 @@ class Requests:
     self.at_once = at_once
     self.kept = kept
     self._first = None  # when the first signal came
+    self._leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
+    self._leave.daemon = True
 
   def on_signal(self, number: int, _: object = None) -> None:
     """In the main thread, as soon as that runs Python."""
@@ -66,12 +68,14 @@ class Requests:
     if self._first is None:
       self._first = time.monotonic()
       if self.at_once:
-        leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
-        leave.daemon = True
-        leave.start()
+        self._leave.start()
     elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
       sys.stdout.flush()
       os._exit(128 + number)
+
+  def close(self) -> None:
+    """What was asked for is being done."""
+    self._leave.cancel()
 
 
 @contextlib.contextmanager
@@ -111,3 +115,4 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
     writer.close()
     thread.join()
     reader.close()
+    asked.close()

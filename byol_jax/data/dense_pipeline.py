@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import augment
+from byol_jax.data import decoding
 from byol_jax.data import randomness
 from byol_jax.data.dense import DenseSource
 from byol_jax.data.dense_maps import IGNORED
@@ -199,8 +200,7 @@ def create_depth_eval_dataset(
 
 def _decode(source: DenseSource, index: tf.Tensor) -> tf.Tensor:
   """uint8 [h, w, 3]."""
-  return tf.io.decode_image(
-      source.load(index)['image'], channels=3, expand_animations=False)
+  return decoding.decode(source.load(index)['image'], source.max_image_pixels)
 
 
 def _center_crop(

@@ -127,8 +127,16 @@ def pmap_train_step(
       donate_argnums=(0,))
 
 
-def pmap_voting_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
+def pmap_voting_step(
+    train_step: Callable[..., Any],
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
   """Maps `train_step(state, batch)` over all devices, and counts votes.
+
+  Args:
+    train_step: what one device does with its share of the batch.
+    devices: to map over; None is all there are. Those of a topology that is
+      not there will do for what is lowered and compiled, and not run.
 
   Returns:
     `(state, batch, votes) -> (state, metrics, totals)`: `votes` as `ballot`
@@ -141,7 +149,7 @@ def pmap_voting_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
 
   return jax.pmap(
       step, axis_name=AXIS_NAME, in_axes=(None, 0, 0),
-      out_axes=(None, None, None), donate_argnums=(0,))
+      out_axes=(None, None, None), devices=devices, donate_argnums=(0,))
 
 
 def ballot(votes: Sequence[float]) -> jax.Array:

@@ -3,6 +3,7 @@
 #
 #   source launch/environment.sh EXTRAS     # such as dev, or dev,cuda
 #   source launch/environment.sh auto       # dev, and what the devices need
+#   source launch/environment.sh active     # nothing if JAX is there, else auto
 #
 # Uses Python 3.11 or 3.12 ($PYTHON, if that is set), in .venv of the project
 # (or $BYOL_JAX_VENV). What is installed already is left alone until
@@ -38,6 +39,13 @@ _find_extras() {
 
 _enter_environment() {
   local extras=$1 project venv requirements stamp python
+  if [[ $extras == active ]]; then
+    if python -c 'import importlib.util as i, sys; sys.exit(
+not i.find_spec("jax"))' 2>/dev/null; then
+      return
+    fi
+    extras=auto
+  fi
   if [[ $extras == auto ]]; then
     extras=$(_find_extras)
   fi

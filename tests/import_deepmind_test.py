@@ -77,7 +77,7 @@ def _one_update(workdir, config):
   checkpoints.close()
   batches = setup.create_batches(int(state.step))
   state, *_ = setup.p_train_step(
-      state, next(batches), devices.ballot([False]))
+      state, next(batches), devices.ballot((False, 0)))
   return jax.device_get(state)
 
 

@@ -11,6 +11,7 @@ from etils import epath
 from flax import linen as nn
 import jax
 import ml_collections
+import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax import locks
@@ -133,6 +134,7 @@ class Loop:
     self._begin = begin
     self._asked = asked or stopping.Requests()
     self._all_asked = False  # whether any process was, as all know
+    self._cast = self._ballot = None
 
   def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
     """Trains to the end.
@@ -192,8 +194,17 @@ class Loop:
     return step % every == 0 or step == self._setup.total_steps
 
   def _votes(self) -> jax.Array:
-    """Whether this process was asked to stop, for all to know."""
-    return devices.ballot([self._asked.requested])
+    """What this process adds to what all must know, see `_count`."""
+    votes = (self._asked.requested, self._setup.unreadable.count)
+    if votes != self._cast:
+      self._cast, self._ballot = votes, devices.ballot(votes)
+    return self._ballot
+
+  def _count(self, totals: np.ndarray) -> dict[str, float]:
+    """Whether any process was asked to stop; images that none could read."""
+    asked, unreadable = totals.tolist()
+    self._all_asked = self._all_asked or asked > 0
+    return {'data/unreadable_images': unreadable} if unreadable else {}
 
   def _must_stop(self) -> bool:
     """The same answer in all processes, at the same step."""
@@ -207,8 +218,7 @@ class Loop:
       return
     step, *fetched = pending
     metrics, totals = jax.device_get(fetched)
-    metrics = metrics_lib.to_floats(metrics)
-    self._all_asked = self._all_asked or totals[0] > 0
+    metrics = metrics_lib.to_floats(metrics) | self._count(totals)
     if not all(map(math.isfinite, metrics.values())):
       self._journal.write(step, metrics)
       raise _NotFiniteError(step, metrics)

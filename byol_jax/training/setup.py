@@ -15,6 +15,7 @@ import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax.data import pipeline
+from byol_jax.data import unreadable
 from byol_jax.evaluation import final
 from byol_jax.evaluation import periodic
 from byol_jax.evaluation import subject
@@ -41,6 +42,7 @@ class Setup:
   create_abstract_state: Callable[[], state_lib.TrainState]  # shapes, types
   # From a step on, without the batches of some places in the run's order.
   create_batches: Callable[..., Iterator[Any]]
+  unreadable: unreadable.Watch  # of what this process read
   example_ids: Callable[[int], np.ndarray]  # of the batch at such a place
   # Names with scalars or distributions; the second argument says, for every
   # batch, whether to leave off by raising.
@@ -76,6 +78,8 @@ def set_up(
   train_step = step_lib.make_train_step(
       config, network, tx, learning_rate_fn, total_steps=total_steps)
 
+  watch = unreadable.Watch(train_source, config.max_bad_image_share)
+
   def create_batches(
       first_step: int, skipped: Sequence[int] = ()) -> Iterator[Any]:
     first = place_of(first_step, skipped)
@@ -83,8 +87,9 @@ def set_up(
         train_source, config, start_step=first,
         total_steps=total_steps + len(skipped),
         process_index=jax.process_index(), process_count=jax.process_count())
+    batches = watch.filter(dataset.as_numpy_iterator())
     return devices.prefetch(
-        batch for place, batch in enumerate(dataset.as_numpy_iterator(), first)
+        batch for place, batch in enumerate(batches, first)
         if place not in skipped)
 
   return Setup(
@@ -96,7 +101,7 @@ def set_up(
       create_abstract_state=functools.partial(
           jax.eval_shape,
           state_lib.make_create_train_state(network, tx, config)),
-      create_batches=create_batches,
+      create_batches=create_batches, unreadable=watch,
       example_ids=functools.partial(
           pipeline.example_ids, train_source, config),
       evaluate=periodic.Evaluator(

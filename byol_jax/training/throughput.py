@@ -77,7 +77,7 @@ def measure_loop(
 def _step_runner(setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
   state = devices.replicate(setup.create_state())
   batch = devices.shard(_synthetic_batch(setup))
-  votes = devices.ballot([False])
+  votes = devices.ballot((False, 0))
 
   def run() -> None:
     nonlocal state

@@ -1,6 +1,5 @@
 """Checkpoints whose files are not whole."""
 
-import pathlib
 import shutil
 
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import config as config_lib
 from byol_jax.training import checkpoint
 
 
@@ -22,17 +20,16 @@ def saved(tmp_path_factory):
   path = tmp_path_factory.mktemp('saved')
   checkpoints = checkpoint.Checkpoints(str(path), keep=2)
   for step in (3, 7):
-    checkpoints.save(step, _state(), {'seconds': 1.5})
+    checkpoints.save(step, _state(), {'config': {}, 'seconds': 1.5})
   checkpoints.close()
   return path
 
 
-def _restore(workdir):
+def _restore(workdir, **options):
   checkpoints = checkpoint.Checkpoints(str(workdir), keep=2)
   try:
-    step = checkpoints.latest_step()
-    return step, checkpoints.restore_run(step), checkpoints.restore_state(
-        step, jax.eval_shape(_state))
+    return checkpoints.restore_newest(
+        lambda _: jax.eval_shape(_state), **options)
   finally:
     checkpoints.close()
 
@@ -57,23 +54,140 @@ def _cut(path):
     lambda step: _cut(step / 'run' / 'metadata'),
     lambda step: (step / 'run' / 'metadata').unlink(),
     lambda step: shutil.rmtree(step / 'run')])
-def test_damage_is_one_line_and_the_older_one_goes_on(
-    saved, tmp_path, damage):
+def test_what_is_damaged_is_named_and_the_older_one_taken(
+    saved, tmp_path, damage, caplog):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   folder = tmp_path / 'checkpoints' / '7'
   damage(folder)
-  with pytest.raises(config_lib.ConfigError) as error:
-    _restore(tmp_path)
-  assert str(error.value) == (
-      f'the checkpoint {pathlib.Path(folder).resolve()} is cut short or '
-      'damaged: delete that folder to go on from an older one, or from the '
-      'start where there is none')
-  shutil.rmtree(folder)
   step, run, state = _restore(tmp_path)
-  assert (step, run) == (3, {'seconds': 1.5})
+  assert (step, run) == (3, {'config': {}, 'seconds': 1.5})
+  _assert_restored(state)
+  named, lost = (record.getMessage() for record in caplog.records)
+  assert named.startswith(
+      f'the checkpoint {folder.resolve()} is cut short or damaged (')
+  assert lost == (
+      'going on from the checkpoint of step 3 instead: 4 steps are lost')
+  assert folder.parent.is_dir()  # a reader moves nothing
+  _restore(tmp_path, set_aside=True)
+  assert not folder.exists()
+  assert (tmp_path / 'damaged_checkpoints' / '7').is_dir()
+
+
+def _assert_restored(state):
   np.testing.assert_array_equal(
       jax.tree.leaves(state)[0].addressable_data(0).squeeze(),
       _state()['params']['kernel'])
+
+
+def test_no_flipped_byte_goes_unseen(saved, tmp_path, caplog):
+  """Wherever it is: what is restored is what was saved, or the older one."""
+  rng = np.random.default_rng(0)
+  files = [path.relative_to(saved) for path in sorted(
+      (saved / 'checkpoints' / '7').rglob('*'))
+           if path.is_file() and path.stat().st_size]
+  older = 0
+  for number in range(24):
+    workdir = tmp_path / str(number)
+    shutil.copytree(saved, workdir)
+    path = workdir / files[number % len(files)]
+    contents = bytearray(path.read_bytes())
+    contents[rng.integers(len(contents))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(contents)
+    step, run, state = _restore(workdir)
+    assert run == {'config': {}, 'seconds': 1.5}
+    _assert_restored(state)
+    older += step == 3
+  assert older > 6  # the rest hit bytes that say nothing
+
+
+def test_a_changed_number_in_the_note_is_damage(saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'checkpoints' / '7' / 'run' / 'metadata'
+  path.write_text(path.read_text().replace('1.5', '1.6'))
+  assert _restore(tmp_path).step == 3
+
+
+def test_none_that_is_whole(saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  for step in (3, 7):
+    _cut(_largest(tmp_path / 'checkpoints' / str(step)))
+  with pytest.raises(
+      checkpoint.DamagedError, match=r'none of the checkpoints .*\(7, 3\)'):
+    _restore(tmp_path)
+
+
+def test_notes_of_earlier_versions_are_read():
+  note = {'config': {}, 'seconds': 1.5}
+  assert checkpoint._unseal(note) == (note, {})
+
+
+class _Disk:
+  """A manager whose saves fail while the disk is full."""
+
+  def __init__(self, checkpoints):
+    self.is_full = False
+    self._checkpoints = checkpoints
+    self._open = checkpoints._open
+    checkpoints._open = lambda: self._wrap(self._open())
+    checkpoints._manager = self._wrap(checkpoints._manager)
+
+  def _wrap(self, manager):
+    wait = manager.wait_until_finished
+
+    def wait_until_finished():
+      wait()
+      directory = self._checkpoints.directory
+      written = directory / str(self._checkpoints._pending)
+      if self.is_full and written.exists():
+        written.rename(f'{written}.orbax-checkpoint-tmp')
+        raise OSError(28, 'No space left on device')
+
+    manager.wait_until_finished = wait_until_finished
+    return manager
+
+
+def test_a_save_that_fails_costs_nothing_else(tmp_path, caplog):
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  disk = _Disk(checkpoints)
+
+  def save(step):
+    checkpoints.save(step, _state(), {'config': {}})
+    return checkpoints.wait()
+
+  assert save(1)
+  disk.is_full = True
+  assert not save(2)
+  assert not save(3)
+  disk.is_full = False
+  assert save(4)
+  assert sorted(p.name for p in checkpoints.directory.iterdir()) == ['1', '4']
+  checkpoints.close()
+  assert [record.getMessage() for record in caplog.records] == [
+      f'saving step {step} failed (No space left on device); the checkpoint '
+      f'of step {kept} is kept' for step, kept in ((2, 1), (3, 1))]
+  assert _restore(tmp_path).step == 4
+
+
+def test_the_last_save_is_tried_until_there_is_room(
+    tmp_path, monkeypatch, caplog):
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  disk = _Disk(checkpoints)
+  disk.is_full = True
+  waited = []
+
+  def sleep(secs):
+    waited.append(secs)
+    disk.is_full = len(waited) < 3
+
+  monkeypatch.setattr(checkpoint.time, 'sleep', sleep)
+  checkpoints.save_surely(8, _state(), {'config': {}})
+  assert len(waited) == 3
+  disk.is_full = True
+  monkeypatch.setattr(checkpoint.time, 'sleep', lambda _: None)
+  with pytest.raises(OSError, match='step 9 could not be saved .No space'):
+    checkpoints.save_surely(9, _state(), {'config': {}})
+  disk.is_full = False
+  checkpoints.close()
 
 
 def test_what_is_not_the_files_fault_stays_as_it_is(saved):

@@ -1,0 +1,94 @@
+"""Signals: the first asks, the second leaves, also where Python hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from byol_jax import stopping
+
+
+def _send(number):
+  os.kill(os.getpid(), number)
+  time.sleep(0)  # the handler runs between two lines of Python
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks(number):
+  before = signal.getsignal(number)
+  with stopping.requests() as asked:
+    assert not asked.requested
+    _send(number)
+    assert asked.requested
+  assert signal.getsignal(number) is before
+
+
+def test_with_nothing_to_save_it_raises_at_once():
+  with pytest.raises(stopping.Preempted, match='SIGTERM') as error:
+    with stopping.requests(at_once=True):
+      _send(signal.SIGTERM)
+      pytest.fail('went on')
+  assert error.value.code == 75
+  assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_outside_the_main_thread_nothing_is_asked():
+  seen = []
+
+  def run():
+    with stopping.requests() as asked:
+      seen.append(asked.requested)
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert seen == [False]
+
+
+# A C function that holds the main thread, and goes on waiting after a signal
+# without a moment of Python in between, as a wait for a collective does.
+CODE = '''
+import ctypes
+from byol_jax import stopping
+lock = ctypes.CDLL(None).pthread_mutex_lock
+mutex = ctypes.create_string_buffer(64)
+with stopping.requests(at_once={at_once}):
+  print('ready', flush=True)
+  lock(mutex)
+  lock(mutex)  # which is locked already: for ever
+'''
+
+
+def _start(at_once=False):
+  child = subprocess.Popen(
+      [sys.executable, '-c', CODE.format(at_once=at_once)],
+      stdout=subprocess.PIPE, text=True)
+  assert child.stdout.readline() == 'ready\n'
+  return child
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_leaves_though_the_main_thread_hangs(number):
+  child = _start()
+  try:
+    child.send_signal(number)
+    child.send_signal(number)  # the same Ctrl-C, by way of a launcher
+    time.sleep(1.5)
+    assert child.poll() is None
+    child.send_signal(number)
+    assert child.wait(timeout=5) == 128 + number
+  finally:
+    child.kill()
+
+
+def test_the_first_leaves_though_the_main_thread_hangs_with_nothing_to_save():
+  child = _start(at_once=True)
+  try:
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=10) == stopping.RUN_AGAIN
+  finally:
+    child.kill()

@@ -75,7 +75,8 @@ class Processes:
     bin_directory = os.path.dirname(sys.executable)
     self._environment = os.environ | {
         'PATH': f'{bin_directory}:{os.environ["PATH"]}',
-        'PYTHONPATH': str(self.directory), 'DIRECTORY': str(self.directory)}
+        'PYTHONPATH': str(self.directory), 'DIRECTORY': str(self.directory),
+        'TMPDIR': str(self.directory)}
     self._environment.pop('XLA_FLAGS', None)
 
   def start(self, *arguments, **environment) -> subprocess.Popen:

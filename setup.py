@@ -19,6 +19,9 @@ setuptools.setup(
     extras_require={
         'tpu': ['jax[tpu]'],
         'cuda': ['jax[cuda12]'],
+        # The compiler for TPUs, of the version that belongs to jax's: what
+        # plans runs on machines without one.
+        'plan': ['jax[tpu]'],
         # What makes an ONNX model of an encoder, and runs it.
         'onnx': ['tf2onnx>=1.17', 'onnxruntime>=1.24'],
         # What exports for PyTorch are loaded by, and tested against.

@@ -20,7 +20,6 @@ those before, and of 45 cold fits, in turn, to the same tolerance. Features are
 
 from collections.abc import Sequence
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -42,16 +41,6 @@ _WINDOWS = flags.DEFINE_integer(
     'windows', 5, 'Windows; the median counts.', lower_bound=1)
 _STEPS = flags.DEFINE_integer(
     'steps', 20, 'Steps in a window.', lower_bound=1)
-
-
-def _check_writable(path: pathlib.Path) -> None:
-  """Raises ConfigError before minutes of measuring, not after."""
-  target = path if path.exists() else path.parent
-  if path.is_dir() or not path.parent.is_dir() or not os.access(
-      target, os.W_OK):
-    raise config_lib.ConfigError(
-        f'--json={path} cannot be written; expected a file in a folder that '
-        'exists and may be written')
 
 
 def _measure_loop(
@@ -108,7 +97,7 @@ def _measure(
 
 def main(_: Sequence[str]) -> None:
   if _JSON.value:
-    _check_writable(pathlib.Path(_JSON.value))
+    jobs.check_writable('--json', pathlib.Path(_JSON.value))
   # Imported here and above, so that --help answers at once.
   from byol_jax.training import throughput
   what, config = _WHAT.value, _CONFIG.value

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import itertools
 import logging as python_logging
 import os
+import pathlib
 import sys
 import traceback
 
@@ -78,6 +79,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     quoted = isinstance(error, KeyError) and error.args
     _fail(f'--config: {error.args[0] if quoted else error}')
   return []
+
+
+def check_writable(flag: str, path: pathlib.Path) -> None:
+  """Raises ConfigError before minutes of work, not after."""
+  target = path if path.exists() else path.parent
+  if path.is_dir() or not path.parent.is_dir() or not os.access(
+      target, os.W_OK):
+    raise config_lib.ConfigError(
+        f'{flag}={path} cannot be written; expected a file in a folder that '
+        'exists and may be written')
 
 
 def run(

@@ -8,6 +8,7 @@ Process 0 is the coordinator, which the others reach at HOST:PORT.
 """
 
 from absl import flags
+from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import peers
@@ -63,6 +64,8 @@ def join() -> None:
         f'the processes did not find each other in {_JOIN_TIMEOUT.value} '
         f'seconds ({str(error).splitlines()[0][:200]}): start all of '
         'them, with one --coordinator that every machine can reach') from error
+  if jax.process_index():  # what all would say, the first one says
+    logging.set_verbosity(logging.WARNING)
   if jax.process_count() > 1:
     peers.watch(
         timeout_secs=_PEER_TIMEOUT.value, hang_secs=_HANG_TIMEOUT.value)

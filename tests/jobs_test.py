@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 JOBS = (
     'pretrain', 'evaluate', 'preview', 'benchmark', 'report', 'compare',
-    'export', 'import_deepmind')
+    'export', 'import_deepmind', 'plan')
 
 
 def _run(*args):

@@ -47,7 +47,7 @@ class _Layout:
 
 def create_folder_source(
     path: str, split: str, *, train_split: str, cache_bytes: int,
-    max_bad_share: float) -> Source:
+    max_bad_share: float, max_pixels: int) -> Source:
   """Opens a folder of images; see the module's docstring for its layout.
 
   Files that cannot be decoded are named in a log file and left out. Links are
@@ -60,6 +60,7 @@ def create_folder_source(
       without splits is.
     cache_bytes: decoded images of one size that fit are held in memory.
     max_bad_share: of the image files that may be bad.
+    max_pixels: of an image; larger ones are bad.
 
   Returns:
     The source; its examples are in the order of their paths.
@@ -69,7 +70,7 @@ def create_folder_source(
       ones.
   """
   layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
-  found = folder_index.examine_folder(layout.root)
+  found = folder_index.examine_folder(layout.root, max_pixels)
   _check_bad(found, layout.root, max_bad_share)
   files = found.good
   labels = _labels(files, layout)
@@ -86,12 +87,13 @@ def create_folder_source(
   if len(sizes) == 1:
     ((height, width),) = sizes
     if len(files) * height * width * 3 <= cache_bytes:
-      images = _read_all(paths)
+      images = _read_all(paths, max_pixels)
       if images is not None:
         return InMemorySource(images=images, labels=labels, **common)
   return EncodedSource(
-      load=_make_load_fn(folder_index.readable_paths(layout.root, files),
-                         labels),
+      load=_make_load_fn(
+          folder_index.readable_paths(layout.root, files, max_pixels), labels),
+      max_image_pixels=max_pixels,
       place_of=lambda index: paths[index], **common)
 
 
@@ -159,11 +161,12 @@ def _check_bad(
   logging.warning('%s and skipped.', what)
 
 
-def _read_all(paths: list[str]) -> np.ndarray | None:
+def _read_all(paths: list[str], max_pixels: int) -> np.ndarray | None:
   """uint8 [N, H, W, 3]; None where a file rotted since it was examined."""
   try:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      return np.stack(list(pool.map(photo.read_rgb, paths)))
+      return np.stack(list(pool.map(
+          lambda path: photo.read_rgb(path, max_pixels), paths)))
   except Exception as error:  # pylint: disable=broad-except
     # Pillow's decoders raise whatever they like on damaged files.
     logging.warning('An image cannot be read any more (%s).', error)

@@ -281,7 +281,8 @@ def read_image(source: Source, index: int) -> tf.Tensor:
   """One example as it is, uint8 [H, W, 3]."""
   if isinstance(source, InMemorySource):
     return source.tensors['image'][index]
-  return decoding.decode(source.load(tf.constant(index, tf.int64))['image'])
+  encoded = source.load(tf.constant(index, tf.int64))['image']
+  return decoding.decode(encoded, source.max_image_pixels)
 
 
 def _shuffled_chunks(
@@ -398,7 +399,8 @@ def _crop_encoded(
   def attempt(index: tf.Tensor) -> _Batch:
     loaded = source.load(index)
     crops = decoding.decode_boxes(
-        loaded.pop('image'), make_boxes, lambda box: crop.resize(box, size))
+        loaded.pop('image'), make_boxes, lambda box: crop.resize(box, size),
+        source.max_image_pixels)
     return loaded | {'index': index, 'crops': crops}
 
   return example | unreadable.first_readable(

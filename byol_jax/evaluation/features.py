@@ -11,15 +11,16 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
+from byol_jax import peers
 from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.data import unreadable
 from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
 from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
@@ -27,6 +28,8 @@ from byol_jax.training import state as state_lib
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
 
 _SAVE_SECONDS = 60.0
+# Rows that processes exchange at once, through the devices' memory.
+_GATHER_ROWS = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,7 @@ def resume_features(
     progress: where rows are kept every minute.
   """
   parts, start = _read_parts(progress)
+  peers.advance(f'features of {batches.name}', start)
   rows, saved = [], time.monotonic()
   for step, row in enumerate(
       _predict_rows(predict, variables, batches(start)), start=start + 1):
@@ -217,7 +221,8 @@ def _predict_rows(
 
   # The devices have the next batch before the last one's rows are looked at.
   waiting = None
-  for batch in batches:
+  for number, batch in enumerate(batches, start=1):
+    peers.advance(f'features, batch {number}')
     following = predict.dispatch(variables, batch['image']), batch
     if waiting:
       yield finish(*waiting)
@@ -256,12 +261,14 @@ def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   if jax.process_count() == 1:
     return columns
   count = len(columns['index'])
-  counts = multihost_utils.process_allgather(np.asarray(count))
+  counts = agreement.gather(np.array(count))
   padding = int(counts.max()) - count
 
   def gather(x: np.ndarray) -> np.ndarray:
     padded = np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-    shares = multihost_utils.process_allgather(padded)
+    blocks = [agreement.gather(padded[first:first + _GATHER_ROWS])
+              for first in range(0, max(len(padded), 1), _GATHER_ROWS)]
+    shares = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
     return np.concatenate([s[:n] for s, n in zip(
         shares, counts, strict=True)])
 

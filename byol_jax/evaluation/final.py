@@ -13,9 +13,9 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 
+from byol_jax import config as config_lib
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -26,6 +26,8 @@ from byol_jax.evaluation import records
 from byol_jax.evaluation import report
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
+from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
 
@@ -48,6 +50,11 @@ class FinalEvaluator:
     protocols.check(names, config, sources)
     self._config = config
     self._names = tuple(names)
+    agreement.check_same('the config', [
+        list(names), config_lib.to_dict(config)])
+    agreement.check_same('the number of examples', [
+        source and source.num_examples
+        for source in (sources.train, sources.valid, sources.test)])
     self._extractor = subject_lib.Extractor(config, network, sources)
     self._make_subject = functools.partial(
         subject_lib.Subject, config, network, sources=sources,
@@ -113,8 +120,7 @@ class FinalEvaluator:
 
 def _remove(directory: pathlib.Path) -> None:
   """Unfinished work that is finished, once no process needs it."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('evaluated')
+  devices.sync('evaluated')
   if not jax.process_index():
     shutil.rmtree(directory, ignore_errors=True)
     with contextlib.suppress(OSError):  # another evaluation's work is there
@@ -142,7 +148,8 @@ def evaluate_and_report(
   variables = features_lib.online_variables(state)
   made = []
   if names:
-    print('final evaluation: the encoder, then the same one at random')
+    if not jax.process_index():
+      print('final evaluation: the encoder, then the same one at random')
     evaluator = FinalEvaluator(config, network, sources, names)
     made, subject = evaluator.run(
         variables, step=int(state.step), checkpoint=str(workdir))

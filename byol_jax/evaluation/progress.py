@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from byol_jax import locks
+from byol_jax.training import agreement
 
 
 class Progress:
   """Results of a job's parts, by name.
 
-  Each process keeps its own, so that none waits for another's file. Whose work
-  it is, the directory has to say: what is found there is taken as it is.
+  Each process keeps its own, so that none waits for another's file; what all
+  make together, the first one keeps. Whose work it is, the directory has to
+  say: what is found there is taken as it is.
   """
 
   def __init__(self, directory: str | pathlib.Path | None):
@@ -54,12 +56,26 @@ class Progress:
   def keep(
       self, name: str, run: Callable[[], Iterable[tuple[str, float]]]
   ) -> dict[str, float]:
-    """The figures that were put there, or else those of `run`, put there."""
-    figures = self.get(name)
+    """The figures that were put there, or else those of `run`, put there.
+
+    All processes take part in `run`, or none: as the first one finds it.
+    """
+    figures = self.recall(name)
     if figures is None:
-      figures = dict(run())
+      figures = {key: float(value) for key, value in run()}
+      self.note(name, figures)
+    return figures
+
+  def recall(self, name: str) -> dict[str, float] | None:
+    """What the first process has noted, in all of them."""
+    figures = None if jax.process_index() else self.get(name)
+    return agreement.of_first(figures and {
+        key: float(value) for key, value in figures.items()})
+
+  def note(self, name: str, figures: Mapping[str, float]) -> None:
+    """Puts figures that all processes have, for `recall`."""
+    if not jax.process_index():
       self.put(name, figures)
-    return {key: float(value) for key, value in figures.items()}
 
   def place(self, name: str) -> str | None:
     """A directory for what saves itself, such as a fit's checkpoints.

@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
@@ -19,6 +18,7 @@ from byol_jax.data import sources as sources_lib
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,5 @@ def identify(
     digest.update(pathlib.Path(path).expanduser().read_bytes())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf).tobytes())
-  name = np.frombuffer(digest.digest()[:8], np.uint8)
-  if jax.process_count() > 1:  # copies of the data differ in their dates
-    name = np.asarray(multihost_utils.broadcast_one_to_all(name))
-  return name.tobytes().hex()
+  # Copies of the data differ in their dates.
+  return agreement.of_first(digest.digest()[:8].hex())

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import json
-import re
 import time
 from typing import Any
 from typing import NamedTuple
@@ -27,6 +26,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
+from byol_jax import failures
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checksum
 from byol_jax.training import devices
@@ -137,7 +137,7 @@ class Checkpoints:
         f'{self._describe_newest()}. Make room, then run again')
 
   def _fail(self, error: Exception) -> None:
-    self._failure = _reason(error)
+    self._failure = failures.reason(error)
     logging.error(
         'saving step %d failed (%s); %s', self._pending, self._failure,
         self._describe_newest())
@@ -275,7 +275,7 @@ class Checkpoints:
             'while it was read: start again') from error
       raise DamagedError(
           f'the checkpoint {self.directory}/{step} is cut short or damaged '
-          f'({_reason(cause)})') from error
+          f'({failures.reason(cause)})') from error
 
   def close(self) -> None:
     """Waits until what was started is saved."""
@@ -306,17 +306,6 @@ def _unseal(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _crc32(value: Any) -> int:
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _reason(error: BaseException) -> str:
-  """What libraries say on pages, in a few words."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  text = ' '.join(str(error).split())
-  known = re.search(
-      'No space left on device|Read-only file system|Disk quota exceeded|'
-      'Input/output error|Permission denied', text)
-  return known.group() if known else text[:200]
 
 
 def _steps_on_disk(directory: epath.Path) -> list[int]:

@@ -246,6 +246,7 @@ class Loop:
 
   def _save(self, step: int, state: state_lib.TrainState) -> None:
     with self._journal.pause():
+      self._journal.flush()  # rows before a checkpoint are not made again
       save = self._checkpoints.save
       if step == self._setup.total_steps:
         save = self._checkpoints.save_surely
@@ -261,6 +262,7 @@ class Loop:
   ) -> None:
     """Saves this very step, in all processes, and raises `Preempted`."""
     self._note['evaluation_due'] |= evaluation_due
+    self._journal.flush()
     self._checkpoints.wait()
     if self._checkpoints.latest_step() != step:
       self._checkpoints.save(step, state, self._note_of(step))

@@ -389,7 +389,7 @@ case $action in
   fetch) fetch ;;
 esac
 if [[ -n $dry_run ]]; then
-  scratch=/tmp
+  scratch=${TMPDIR:-/tmp}
   if [[ $action == run ]]; then
     print_run
   else

@@ -245,8 +245,8 @@ def test_dry_run(fakes, pod):
   assert lines[0][-1] == '--format=value(state)'
   assert lines[1][4:6] == ['create', 'byol']
   assert lines[2] == [
-      'gcloud', 'compute', 'tpus', 'tpu-vm', 'scp', '/tmp/byol_jax.tar.gz',
-      'byol:', *WHERE, '--worker=all']
+      'gcloud', 'compute', 'tpus', 'tpu-vm', 'scp',
+      f'{fakes.directory}/byol_jax.tar.gz', 'byol:', *WHERE, '--worker=all']
   for line, host, remote in zip(lines[3:8], ('all', 'all', 'all', '0', 'all'), (
       'rm -rf byol_jax && mkdir byol_jax && tar -xzf byol_jax.tar.gz -C '
       'byol_jax', f'bash {WORKER} install', None, f'bash {WORKER} follow 1',

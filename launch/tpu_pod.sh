@@ -319,8 +319,10 @@ exit 130' INT
     if [[ $outcome != running ]]; then
       if ! deploy; then
         look || true
-        [[ $state != READY && $state != ACTIVE ]] \
-          || refuse "the job was not started on $name; see above"
+        if [[ $state == READY || $state == ACTIVE ]]; then
+          echo "error: the job was not started on $name; see above" >&2
+          finish 1
+        fi
         outcome=lost
       fi
     fi
@@ -387,7 +389,7 @@ case $action in
   fetch) fetch ;;
 esac
 if [[ -n $dry_run ]]; then
-  scratch=/tmp
+  scratch=${TMPDIR:-/tmp}
   if [[ $action == run ]]; then
     print_run
   else

@@ -199,7 +199,10 @@ look() {
 
 create_slice() {
   say "creating $name: $accelerator_type in $zone"
-  if ! "${create[@]}" 2> >(tee "$scratch/errors" >&2); then
+  local code=0
+  "${create[@]}" 2> "$scratch/errors" || code=$?
+  cat "$scratch/errors" >&2
+  if ((code)); then
     # Somebody else's slice may end; a slip stays.
     if ! grep -qi 'no more capacity' "$scratch/errors"; then
       refuse "gcloud did not create $name, and says why above"

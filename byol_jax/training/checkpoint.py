@@ -32,6 +32,7 @@ from byol_jax.networks import network as network_lib
 from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
+from byol_jax.training import quiet_orbax
 from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
@@ -43,11 +44,7 @@ _NOT_THE_FILES = (
 # Where the run ends there is no later save that might succeed instead.
 _LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
 
-# What went wrong with a save is said here, in a line; orbax logs tracebacks,
-# from several threads.
-logging.get_absl_logger().addFilter(
-    lambda record: '/orbax/' not in record.pathname
-    or record.levelno < logging.converter.STANDARD_WARNING)
+quiet_orbax.quieten()
 
 
 class DamagedError(config_lib.ConfigError):

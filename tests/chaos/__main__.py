@@ -16,6 +16,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -91,7 +92,7 @@ def try_one(
       row.lost += survived.lost
       note = f': {survived.note}' if survived.note else ''
       lost = f', {survived.lost} LOST' if survived.lost else ''
-      row.notes.append(f'{survived.what}{note}{lost}')
+      row.notes += filter(None, [f'{survived.what}{note}{lost}'])
   except runs.FailedError as error:
     row.tried += error.tried
     row.problem = str(error)
@@ -145,6 +146,8 @@ def _chosen(only: str | None) -> list[str]:
 def main() -> int:
   """The command; its exit code."""
   options = _parse()
+  # So that what was started and mounted is cleared away.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   if options.list:
     print('\n'.join(map(name_of, TROUBLES)))
     return 0

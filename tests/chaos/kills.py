@@ -13,6 +13,7 @@ from tests.chaos.runs import Survived
 
 # By moment. Those of a save are right after its folder has appeared.
 _MOMENTS = {'starting': 3, 'saving': 9, 'any moment': 5, 'final evaluation': 3}
+_FINAL = "--config.final_protocols=('knn',)"
 _SHORT_MOMENTS = {'saving': 1, 'any moment': 1}
 
 
@@ -24,9 +25,9 @@ def kills(lab: Lab) -> Iterator[Survived]:
   moments.sort(key='final evaluation'.__eq__)  # there is no way back from it
   workdir, started, saved = lab.folder('killed'), [], []
   for moment in moments:
-    started.append(lab.start(workdir))
+    started.append(lab.start(workdir, _FINAL))
     saved.append(_kill(started[-1], workdir, moment, lab.rng))
-  started.append(lab.start(workdir))
+  started.append(lab.start(workdir, _FINAL))
   started[-1].ends(0)
   try:
     runs.expect_same_end(workdir, lab.undisturbed())

@@ -30,7 +30,7 @@ ARGUMENTS = (
     '--config.warmup_steps=10', '--config.checkpoint_every_steps=7',
     '--config.checkpoints_to_keep=3', '--config.log_every_steps=5',
     '--config.evaluate_every_steps=150', '--config.evaluate_batch_size=64',
-    '--config.knn.k=5', "--config.final_protocols=('knn',)")
+    '--config.knn.k=5', '--config.final_protocols=()')
 TOTAL_STEPS = 300
 RUN_AGAIN = 75
 _PATIENCE_SECS = 600
@@ -246,18 +246,18 @@ class Lab:
     return workdir
 
   @functools.cache  # noqa: B019
-  def _stopped(self) -> pathlib.Path:
-    workdir = self.folder('stopped')
+  def _half(self) -> pathlib.Path:
+    workdir = self.folder('half')
     run = self.start(workdir)
     run.until(lambda: newest_step(workdir) >= TOTAL_STEPS // 3, 'its saves')
-    run.signal(signal.SIGTERM)
-    run.ends(RUN_AGAIN)
+    run.signal(signal.SIGKILL)
+    run.wait()
     return workdir
 
-  def stopped(self, name: str) -> pathlib.Path:
-    """A copy of a run that was stopped half-way, with three checkpoints."""
+  def half(self, name: str) -> pathlib.Path:
+    """A copy of a run that was killed half-way, with several checkpoints."""
     workdir = self.folder(name)
-    shutil.copytree(self._stopped(), workdir)
+    shutil.copytree(self._half(), workdir)
     return workdir
 
 

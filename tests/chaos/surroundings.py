@@ -31,12 +31,12 @@ def clock(lab: Lab) -> Iterator[Survived]:
 
 def changed_config(lab: Lab) -> Iterator[Survived]:
   """Refused with the fields; accepted with the flag, or where it is free."""
-  workdir = lab.stopped('changed')
+  workdir = lab.half('changed')
   change = '--config.base_learning_rate=0.25'
   line = lab.start(workdir, change).refuses(
       'base_learning_rate', '--accept_config_changes')
   yield Survived(line)
-  free = lab.stopped('changed_freely')
+  free = lab.half('changed_freely')
   run = lab.start(free, '--config.checkpoint_every_steps=50')
   run.ends(0)
   runs.expect_same_end(free, lab.undisturbed())

@@ -112,7 +112,7 @@ def run(
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _say(error)
       _leave(1, f'{error}')
-    except stopping.Preempted as error:
+    except stopping.UnfinishedError as error:
       print(error, flush=True)
       _leave(error.code, f'{error}')
     except Exception as error:

@@ -107,7 +107,7 @@ def main(_: Sequence[str]) -> None:
   all_figures = [
       planner.describe(where, _UTILISATION.value) for where in slices]
   _say_what_was_done(planner, slices)
-  print(table.draw(all_figures))
+  print(f'{table.draw(all_figures)}\n\n{table.NOTES}')
   result = {'config': config_lib.to_dict(config), 'libtpu': planner.libtpu,
             'jax': importlib.metadata.version('jax'), 'slices': all_figures}
   if _SEARCH.value:

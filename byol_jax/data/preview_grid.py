@@ -1,5 +1,6 @@
 """A picture of originals and the views that training would see of them."""
 
+import functools
 import io
 
 from etils import epath
@@ -52,8 +53,8 @@ def _first_batch(source, config, num_images):
   config = config.copy_and_resolve_references()
   config.batch_size = num_images
   watch = unreadable.Watch(source, config.max_bad_image_share)
-  return watch.filter(pipeline.create_train_dataset(
-      source, config, total_steps=1).as_numpy_iterator())
+  return watch.batches(functools.partial(
+      pipeline.create_train_dataset, source, config, total_steps=1))
 
 
 def _label(batch, source: Source, row: int) -> str:

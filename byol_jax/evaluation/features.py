@@ -149,8 +149,7 @@ def make_batches(
     num_examples = min(num_examples, limit)
   return SplitBatches(
       source.name, -(-num_examples // config.evaluate_batch_size),
-      lambda start_step: watch.filter(
-          create(start_step=start_step).as_numpy_iterator()))
+      lambda start_step: watch.batches(create, start_step))
 
 
 def extract_features(

@@ -13,6 +13,12 @@ _LABEL_WIDTH = 34
 _COLUMN_WIDTH = 16
 
 _UNKNOWN = '-'
+
+NOTES = """\
+limit: what XLA lets a program take. peak: what its layout of the step takes,
+and two batches that the loop sends ahead. An image is two views of it. Floors
+are by the chips' published figures; each takes the step's parts to be done at
+once, and leaves out how long a collective takes to begin and to end."""
 Figures = dict[str, Any]
 
 

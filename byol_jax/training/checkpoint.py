@@ -13,7 +13,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import json
-import re
 import time
 from typing import Any
 from typing import NamedTuple
@@ -27,10 +26,13 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
+from byol_jax import failures
+from byol_jax import files
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
+from byol_jax.training import quiet_orbax
 from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
@@ -42,11 +44,7 @@ _NOT_THE_FILES = (
 # Where the run ends there is no later save that might succeed instead.
 _LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
 
-# What went wrong with a save is said here, in a line; orbax logs tracebacks,
-# from several threads.
-logging.get_absl_logger().addFilter(
-    lambda record: '/orbax/' not in record.pathname
-    or record.levelno < logging.converter.STANDARD_WARNING)
+quiet_orbax.quieten()
 
 
 class DamagedError(config_lib.ConfigError):
@@ -65,7 +63,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int = 1):
     """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
-    self.directory = epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+    self.directory = files.absolute(workdir) / 'checkpoints'
     self._keep = keep
     self._pending: int | None = None  # a step whose save is under way
     self._failure = ''  # why the last save failed, until the next one begins
@@ -137,7 +135,7 @@ class Checkpoints:
         f'{self._describe_newest()}. Make room, then run again')
 
   def _fail(self, error: Exception) -> None:
-    self._failure = _reason(error)
+    self._failure = failures.reason(error)
     logging.error(
         'saving step %d failed (%s); %s', self._pending, self._failure,
         self._describe_newest())
@@ -275,7 +273,7 @@ class Checkpoints:
             'while it was read: start again') from error
       raise DamagedError(
           f'the checkpoint {self.directory}/{step} is cut short or damaged '
-          f'({_reason(cause)})') from error
+          f'({failures.reason(cause)})') from error
 
   def close(self) -> None:
     """Waits until what was started is saved."""
@@ -306,17 +304,6 @@ def _unseal(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _crc32(value: Any) -> int:
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _reason(error: BaseException) -> str:
-  """What libraries say on pages, in a few words."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  text = ' '.join(str(error).split())
-  known = re.search(
-      'No space left on device|Read-only file system|Disk quota exceeded|'
-      'Input/output error|Permission denied', text)
-  return known.group() if known else text[:200]
 
 
 def _steps_on_disk(directory: epath.Path) -> list[int]:

@@ -118,6 +118,11 @@ class Journal:
     if not self._is_silent:
       self._writer.write(step, metrics)
 
+  def flush(self) -> None:
+    """Tries again to write the rows that could not be written."""
+    if not self._is_silent:
+      self._writer.flush()
+
   def evaluated(self, step: int, found: dict[str, Any]) -> None:
     """Writes and says what the periodic evaluation has found."""
     if self._is_silent:

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import math
-import os
-import pathlib
 import sys
 from typing import Any
-from typing import TextIO
 
+from etils import epath
 import numpy as np
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 import tqdm
 
 from byol_jax.quiet_tensorflow import tf
+from byol_jax.training import row_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,80 +34,74 @@ class Distribution:
 class MetricWriter:
   """Writes scalars to metrics.jsonl, distributions to distributions.jsonl.
 
-  Both to TensorBoard's event files too.
+  Both to TensorBoard's event files too. What cannot be written, for want of
+  space or whatever else, is kept, and written when it can be: rows cost no run.
   """
 
   def __init__(self, workdir: str, first_step: int):
     """Continues at `first_step`; later rows, of a lost run, are dropped."""
     self._scalars, self._distributions = (
-        _continue(pathlib.Path(workdir) / f'{name}.jsonl', first_step)
-        for name in ('metrics', 'distributions'))
-    self._writer = tf.summary.create_file_writer(str(workdir))
+        row_files.Kept(name, row_files.open_rows(
+            epath.Path(workdir) / name, first_step))
+        for name in ('metrics.jsonl', 'distributions.jsonl'))
+    self._events = row_files.Kept(
+        "TensorBoard's event file", row_files.EventFile(workdir))
+    self._all = (self._scalars, self._distributions, self._events)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Writes one row; what is not finite is written as a string."""
-    _write_row(self._scalars, step, {
-        name: _to_json(value) for name, value in scalars.items()})
-    with self._writer.as_default(step):
+    scalars = dict(scalars)
+    self._scalars.put(_row(step, {
+        name: _to_json(value) for name, value in scalars.items()}))
+
+    def summarize() -> None:
       for name, value in scalars.items():
         tf.summary.scalar(name, value)
+
+    self._events.put((step, summarize))
 
   def write_distributions(
       self, step: int, distributions: Mapping[str, Distribution]) -> None:
     """Writes one row of lists, the bars' heights to four digits."""
     if not distributions:
       return
-    _write_row(self._distributions, step, {
+    distributions = dict(distributions)
+    self._distributions.put(_row(step, {
         name: [_to_json(float(f'{height:.4g}')) for height in bars.heights]
-        for name, bars in distributions.items()})
+        for name, bars in distributions.items()}))
     metadata = histogram_metadata.create_summary_metadata(
         display_name=None, description=None)
-    with self._writer.as_default(step):
+
+    def summarize() -> None:
       for name, bars in distributions.items():
         # TensorBoard would count samples itself; here the bars are known.
         edges = np.linspace(bars.low, bars.high, len(bars.heights) + 1)
         buckets = np.stack([edges[:-1], edges[1:], bars.heights], axis=1)
         tf.summary.write(name, buckets, metadata=metadata)
 
+    self._events.put((step, summarize))
+
   def write_image(self, step: int, name: str, image: np.ndarray) -> None:
     """Writes uint8[H, W, 3] to TensorBoard."""
-    with self._writer.as_default(step):
-      tf.summary.image(name, image[None])
+    self._events.put((step, lambda: tf.summary.image(name, image[None])))
+
+  def flush(self) -> None:
+    """Writes now what waits, and tries again what could not be written."""
+    for kept in self._all:
+      kept.flush(at_once=True)
 
   def close(self) -> None:
-    self._scalars.close()
-    self._distributions.close()
-    self._writer.close()
+    """Tries for the last time; what is still kept is lost, and counted."""
+    for kept in self._all:
+      kept.close()
 
 
-def _continue(path: pathlib.Path, step: int) -> TextIO:
-  _drop_rows_after(path, step)
-  return path.open('a')
-
-
-def _write_row(file: TextIO, step: int, values: Mapping[str, Any]) -> None:
-  file.write(json.dumps({'step': step} | values) + '\n')
-  file.flush()
+def _row(step: int, values: Mapping[str, Any]) -> bytes:
+  return (json.dumps({'step': step} | values) + '\n').encode()
 
 
 def _to_json(value: float) -> float | str:
   return value if math.isfinite(value) else str(value)
-
-
-def _drop_rows_after(path: pathlib.Path, step: int) -> None:
-  """Removes rows of later steps, and a last line that was cut short."""
-  if not path.exists():
-    return
-  kept = []
-  for line in path.read_text().splitlines():
-    try:
-      if json.loads(line)['step'] <= step:
-        kept.append(line + '\n')
-    except json.JSONDecodeError:
-      pass  # Only the last line can be: the run was killed while writing it.
-  partial = path.with_suffix('.partial')
-  partial.write_text(''.join(kept))
-  os.replace(partial, path)
 
 
 class Progress:

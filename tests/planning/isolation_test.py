@@ -1,6 +1,7 @@
 """A compiler that dies takes nothing with it."""
 
 import os
+import resource
 import signal
 
 import pytest
@@ -31,3 +32,16 @@ def test_an_error_comes_through(monkeypatch, tiny_config):
   monkeypatch.setattr(isolation, '_compile', _refuse)
   with pytest.raises(config_lib.ConfigError, match='does not know it'):
     isolation.compile_apart(tiny_config, 10, (0, 1), WHERE)
+
+
+def _report_stack(*_):
+  """How much a new thread may use, as far as the process's limit says."""
+  return resource.getrlimit(resource.RLIMIT_STACK)[0]
+
+
+def test_threads_have_room_to_go_deep(monkeypatch, tiny_config):
+  monkeypatch.setattr(isolation, '_compile', _report_stack)
+  _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+  if hard != resource.RLIM_INFINITY and hard < 2**30:
+    pytest.skip(f'this machine allows no stack of more than {hard} bytes')
+  assert isolation.compile_apart(tiny_config, 10, (0, 1), WHERE) == 2**30

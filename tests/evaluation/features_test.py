@@ -1,5 +1,6 @@
 """Extraction: every example once, in order, through the frozen network."""
 
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest
@@ -11,6 +12,7 @@ import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax.evaluation import features
+from byol_jax.evaluation import progress
 from byol_jax.networks import network as network_lib
 from byol_jax.training import state as state_lib
 
@@ -113,6 +115,28 @@ class FeaturesTest(parameterized.TestCase):
     for _ in range(2):
       features.extract_features(predict, variables, _batches(37, 8))
     self.assertLen(_Pixels.traces, 1)
+
+  def test_what_is_found_counts_as_what_is_made(self):
+    """Else who resumed at another batch would seem to hang."""
+    counted, made = [], list(_batches(37, 8))
+    batches = features.SplitBatches(
+        'some', len(made), lambda first: iter(made[first:]))
+    fetch = mock.Mock(**{'dispatch.side_effect': lambda _, images: lambda: {
+        'embedding': images[:, 0, 0]}})
+    job = progress.Progress(tempfile.mkdtemp())
+    with mock.patch.object(
+        features.peers, 'advance',
+        lambda doing, count=1: counted.append(count)):
+      for kept in 0, 3:
+        if kept:
+          job.put('part0', {
+              'index': np.arange(24, dtype=np.int32),
+              'label': np.arange(24, dtype=np.int32) % 7,
+              'embedding': np.zeros((24, 3), np.float32), 'next_step': kept})
+        found = features.resume_features(fetch, {}, batches, job)
+        np.testing.assert_array_equal(found.index, np.arange(37))
+        self.assertEqual(sum(counted), 5)
+        counted.clear()
 
   def test_processes_rows_are_joined(self):
     """Two processes of 3 and 2 rows: padded to gather, then cut again."""

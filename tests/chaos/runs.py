@@ -232,6 +232,23 @@ class Lab:
             '--num_processes=2', f'--process_id={i}', env=env, **kwargs)
         for i in range(2)]
 
+  def two_under_way(
+      self, workdir: pathlib.Path, steps: int, *extra: str) -> list[Run]:
+    """Two processes that have just written so many steps' rows."""
+    goal = last_row(workdir) + steps
+    for _ in range(_CHANCES):
+      pair = self.start_two(workdir, *extra)
+      pair[0].until_said('compiling the step')
+      try:
+        pair[0].until(lambda: last_row(workdir) >= goal, f'row {goal}')
+        return pair
+      except FailedError:
+        for run in pair:
+          run.kill()
+        if not any('waited too long' in run.text for run in pair):
+          raise
+    raise FailedError(f'no row {goal} in {_CHANCES} starts')
+
   @functools.cache  # noqa: B019  (a lab lives as long as the command)
   def undisturbed(
       self, *extra: str, processes: int = 1,

@@ -1,14 +1,15 @@
 """orbax, whose failures are said once, in a line, by whoever called it.
 
 It logs tracebacks, from several threads. And when one of many arrays cannot be
-read or written, it closes the event loop that the others still report to:
-Python then prints a page for each of them.
+read or written, it closes the event loop that the others still report to, or
+wait in: Python then prints a page for each of them.
 """
 
 import sys
 import threading
 from types import TracebackType
 from typing import Any
+import warnings
 
 from absl import logging
 
@@ -23,6 +24,8 @@ def quieten() -> None:
   logging.get_absl_logger().addFilter(
       lambda record: '/orbax/' not in record.pathname
       or record.levelno < logging.converter.STANDARD_WARNING)
+  warnings.filterwarnings(
+      'ignore', 'coroutine .* was never awaited', RuntimeWarning)
   show_raised, show_unraisable = sys.excepthook, sys.unraisablehook
 
   def on_raised(

@@ -35,8 +35,7 @@ def rot(lab: Lab) -> Iterator[Survived]:
 def rot_for_two(lab: Lab) -> Iterator[Survived]:
   """The same, of which each process meets some: their steps stay in step."""
   folder, workdir = _make_images(lab), lab.folder('rot_two')
-  pair = lab.start_two(workdir, *_data(folder))
-  pair[0].until(lambda: runs.last_row(workdir) >= 20, 'rows')
+  pair = lab.two_under_way(workdir, 20, *_data(folder))
   with pair[0].frozen(), pair[1].frozen():
     gone = _let_rot(folder, lab.rng)
   for run in pair:

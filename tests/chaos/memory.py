@@ -26,7 +26,7 @@ def one_process(lab: Lab) -> Iterator[Survived]:
 def two_processes(lab: Lab) -> Iterator[Survived]:
   """Of two devices each; both are measured."""
   workdir = lab.folder('memory_two')
-  yield from _measure(lab.start_two(workdir, *_LONGER), workdir)
+  yield from _measure(lab.two_under_way(workdir, 10, *_LONGER), workdir)
 
 
 def _measure(started: list[Run], workdir: pathlib.Path) -> Iterator[Survived]:

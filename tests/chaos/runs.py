@@ -34,6 +34,8 @@ ARGUMENTS = (
 TOTAL_STEPS = 300
 RUN_AGAIN = 75
 _PATIENCE_SECS = 600
+# On a busy machine, processes may miss each other at first.
+_CHANCES = 3
 
 
 class FailedError(Exception):
@@ -230,20 +232,37 @@ class Lab:
             '--num_processes=2', f'--process_id={i}', env=env, **kwargs)
         for i in range(2)]
 
+  def two_under_way(
+      self, workdir: pathlib.Path, steps: int, *extra: str) -> list[Run]:
+    """Two processes that have just written so many steps' rows."""
+    goal = last_row(workdir) + steps
+    for _ in range(_CHANCES):
+      pair = self.start_two(workdir, *extra)
+      pair[0].until_said('compiling the step')
+      try:
+        pair[0].until(lambda: last_row(workdir) >= goal, f'row {goal}')
+        return pair
+      except FailedError:
+        for run in pair:
+          run.kill()
+        if not any('waited too long' in run.text for run in pair):
+          raise
+    raise FailedError(f'no row {goal} in {_CHANCES} starts')
+
   @functools.cache  # noqa: B019  (a lab lives as long as the command)
   def undisturbed(
       self, *extra: str, processes: int = 1,
       env: tuple[tuple[str, str], ...] = ()) -> pathlib.Path:
     """The workdir of a run to which nothing happens, made once."""
-    workdir = self.folder('undisturbed')
     module = 'tests.chaos.afflicted' if env else 'byol_jax.pretrain'
-    if processes == 2:
-      runs = self.start_two(workdir, *extra, module=module, env=dict(env))
-    else:
-      runs = [self.start(workdir, *extra, module=module, env=dict(env))]
-    for run in runs:
-      run.ends(0)
-    return workdir
+    start = self.start_two if processes == 2 else self.start
+    for _ in range(_CHANCES):
+      workdir = self.folder('undisturbed')
+      runs = start(workdir, *extra, module=module, env=dict(env))
+      codes = [run.wait() for run in (runs if processes == 2 else [runs])]
+      if not any(codes):
+        return workdir
+    raise FailedError(f'with no trouble, it left with codes {codes}: {workdir}')
 
   @functools.cache  # noqa: B019
   def _half(self) -> pathlib.Path:

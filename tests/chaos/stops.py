@@ -40,8 +40,7 @@ def two_processes(lab: Lab) -> Iterator[Survived]:
   """Only one is told; both stop after the same step."""
   workdir, done = lab.folder('preempted_two'), []
   for told, number in ((1, signal.SIGTERM), (0, signal.SIGINT)):
-    pair = lab.start_two(workdir, _SHORTER)
-    _advance(pair[0], workdir, lab.rng.randrange(5, 20))
+    pair = lab.two_under_way(workdir, lab.rng.randrange(5, 20), _SHORTER)
     pair[told].signal(number)
     secs = max(run.ends(runs.RUN_AGAIN, _GRACE_SECS) for run in pair)
     steps = [_stopped_after(run) for run in pair]
@@ -50,7 +49,7 @@ def two_processes(lab: Lab) -> Iterator[Survived]:
     done.append(Survived(
         f'{number.name} to process {told} alone, in step {steps[0]}',
         note=f'{secs:.1f} s'))
-  for run in lab.start_two(workdir, _SHORTER):
+  for run in lab.two_under_way(workdir, 1, _SHORTER):
     run.ends(0)
   runs.expect_same_end(workdir, lab.undisturbed(_SHORTER, processes=2))
   yield from done
@@ -59,8 +58,7 @@ def two_processes(lab: Lab) -> Iterator[Survived]:
 def again(lab: Lab) -> Iterator[Survived]:
   """A second signal, while the first waits for a process that is frozen."""
   workdir = lab.folder('impatient')
-  pair = lab.start_two(workdir, _SHORTER, '--peer_timeout_secs=300')
-  _advance(pair[0], workdir, 10)
+  pair = lab.two_under_way(workdir, 10, _SHORTER, '--peer_timeout_secs=300')
   pair[1].signal(signal.SIGSTOP)
   time.sleep(0.5)
   pair[0].signal(signal.SIGTERM)

@@ -21,6 +21,7 @@ import pathlib
 
 from absl import flags
 
+from byol_jax import config as config_lib
 from byol_jax import jobs
 
 # The module of interchange/ that writes each.
@@ -50,6 +51,10 @@ def main(_: Sequence[str]) -> None:
   from byol_jax.interchange import pretrained
   writer = importlib.import_module(
       f'byol_jax.interchange.{_WRITERS[_FORMAT.value]}')
+  if '://' in _OUTPUT.value:
+    raise config_lib.ConfigError(
+        f'--output={_OUTPUT.value}: exports are written to a disk, where they '
+        'are loaded and compared; copy the folder there afterwards')
   folder = pathlib.Path(_OUTPUT.value).absolute()
   output_folder.check(folder, _FORMAT.value)
   encoder = pretrained.restore(

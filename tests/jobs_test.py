@@ -105,6 +105,14 @@ def test_slips_of_a_comparison(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_exports_go_to_a_disk():
+  done = _run(
+      'byol_jax.export', '--checkpoint=runs/none', '--format=torch',
+      '--output=gs://bucket/export')
+  _assert_one_line(done, '--output=gs://bucket/export: exports are written')
+  assert not (ROOT / 'gs:').exists()
+
+
 def test_remote_files_that_cannot_be_used_are_a_users_slip():
   code = (
       'from byol_jax import jobs\n'

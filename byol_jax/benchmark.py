@@ -1,13 +1,15 @@
 """Measures the input, the step, the whole loop, or parts of evaluations.
 
     python -m byol_jax.benchmark --json=FILE \
-        --what=input|step|loop|features|linear|logistic \
+        --what=input|step|loop|save|features|linear|logistic \
         [--config=configs/quickstart.py] [--config.FIELD=VALUE ...]
 
 `input` is the host's pipeline alone, on the config's data. `step` is the
 compiled step alone, on one batch that stays on the devices. `loop` is the loop
 around it as users run it, fed with ready-made batches from the host, beside
-`step` in the same process, in turn. These three give images per second.
+`step` in the same process, in turn. These three give images per second. `save`
+is the seconds that an asynchronous save costs the steps beside it, in turn with
+none, and the share of the run that is at `config.checkpoint_every_steps`.
 
 `features` is the extraction of features beside the encoder's bare forward pass,
 `linear` the sweep of linear heads on augmented images beside one head; both on
@@ -20,7 +22,6 @@ those before, and of 45 cold fits, in turn, to the same tolerance. Features are
 
 from collections.abc import Sequence
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -33,7 +34,7 @@ from byol_jax import jobs
 
 _WHAT = flags.DEFINE_enum(
     'what', 'step', [
-        'input', 'step', 'loop', 'features', 'linear', 'logistic'],
+        'input', 'step', 'loop', 'save', 'features', 'linear', 'logistic'],
     'What to measure.')
 _JSON = flags.DEFINE_string('json', None, 'Where to write the figures.')
 _CONFIG = config_flags.DEFINE_config_file(
@@ -44,19 +45,9 @@ _STEPS = flags.DEFINE_integer(
     'steps', 20, 'Steps in a window.', lower_bound=1)
 
 
-def _check_writable(path: pathlib.Path) -> None:
-  """Raises ConfigError before minutes of measuring, not after."""
-  target = path if path.exists() else path.parent
-  if path.is_dir() or not path.parent.is_dir() or not os.access(
-      target, os.W_OK):
-    raise config_lib.ConfigError(
-        f'--json={path} cannot be written; expected a file in a folder that '
-        'exists and may be written')
-
-
 def _measure_loop(
     config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
-  """Figures of `input`, `step` or `loop`, with what they hold for."""
+  """Figures of `input`, `step`, `loop` or `save`; what they hold for."""
   from byol_jax.training import setup as setup_lib
   from byol_jax.training import throughput
   setup = setup_lib.set_up(config)
@@ -108,7 +99,7 @@ def _measure(
 
 def main(_: Sequence[str]) -> None:
   if _JSON.value:
-    _check_writable(pathlib.Path(_JSON.value))
+    jobs.check_writable('--json', pathlib.Path(_JSON.value))
   # Imported here and above, so that --help answers at once.
   from byol_jax.training import throughput
   what, config = _WHAT.value, _CONFIG.value

@@ -58,7 +58,8 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.published = ''  # the figure others publish for it, and where
 
   # Data.
-  # tfds:NAME[:VERSION] | folder:PATH | arrays:PATH.npz | fake
+  # tfds:NAME[:VERSION] | folder:PATH | tfrecord:PATTERN | arrays:PATH.npz |
+  # fake; see data/sources.py
   config.data = 'tfds:imagenet2012'
   config.data_dir = ''  # TFDS's directory; '' is $TFDS_DATA_DIR or its default
   config.train_split = 'train'
@@ -69,6 +70,9 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.test_image_size = config_dict.placeholder(int)  # None: image_size
   config.test_crop_ratio = 0.875  # centre crop, share of the shorter side
   config.max_bad_image_share = 0.01  # of a folder's files; above, stop
+  # Of an image: larger ones are not decoded, but count as bad (201 MB each at
+  # three bytes a pixel; Pillow, which checks folders, holds four and copies).
+  config.max_image_pixels = 2**26
   config.cache_bytes = 2**30  # decoded images that fit are kept in memory
 
   # Augmentation, each view with its own settings.
@@ -359,7 +363,9 @@ _CHOICES = {
 # Lower and upper bounds, both allowed; None is no bound.
 _RANGES = {
     'image_size': (1, None), 'test_image_size': (1, None),
-    'max_bad_image_share': (0, 1), 'cache_bytes': (0, None),
+    'max_bad_image_share': (0, 1),
+    # Below what Pillow itself refuses.
+    'max_image_pixels': (1, 2**27), 'cache_bytes': (0, None),
     'test_crop_ratio': (1e-3, 1), 'projector.depth': (0, None),
     'predictor.depth': (0, None), 'projector.hidden_size': (1, None),
     'projector.output_size': (1, None), 'predictor.hidden_size': (1, None),

@@ -39,6 +39,7 @@ from ml_collections import config_flags
 from byol_jax import config as config_lib
 from byol_jax import jobs
 from byol_jax import processes
+from byol_jax import stopping
 
 _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None,
@@ -193,7 +194,41 @@ def _choose_protocols(
 
 
 def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
+  """Evaluates; leaves at the first signal, wherever it is."""
+  kept = 'stopped; the same command '
+  kept += ('goes on where this one was' if _find_output() else
+           'starts anew, for nothing is kept without --output')
+  with stopping.requests(at_once=True, kept=kept):
+    _evaluate(overrides)
+
+
+def _find_output() -> str | None:
+  """Where evaluations/ goes; None: nowhere."""
+  if _OUTPUT.value or _CHECKPOINT.value == _RANDOM:
+    return _OUTPUT.value
+  return _CHECKPOINT.value
+
+
+def _check_processes(overrides: Sequence[str]) -> None:
+  """Raises ConfigError unless all processes have the same to do."""
+  from etils import epath
+  import jax
+
+  from byol_jax.training import agreement
+  given = {flag.name: flag.value for flag in (
+      _CHECKPOINT, _PROTOCOL, _DATA, _CONFIG, _OUTPUT)}
+  agreement.check_same('the command', given | {'overrides': list(overrides)})
+  if output := _find_output():
+    if _OUTPUT.value and not jax.process_index():
+      epath.Path(output).mkdir(parents=True, exist_ok=True)
+    agreement.check_shared(
+        output, '--output' if _OUTPUT.value else '--checkpoint')
+
+
+def _evaluate(overrides: Sequence[str]) -> None:
   """Restores, evaluates, prints, writes."""
+  import jax
+
   from byol_jax.data import transfer_presets
   _check_protocols(_PROTOCOL.value)
   if _DATA.value:
@@ -201,16 +236,15 @@ def main(_: Sequence[str], overrides: Sequence[str] = ()) -> None:
     overrides = [
         *(f'--config.{name}={value}' for name, value in preset.items()),
         *overrides]
+  _check_processes(overrides)
   is_random = _CHECKPOINT.value == _RANDOM
-  output = _OUTPUT.value or (None if is_random else _CHECKPOINT.value)
-  if not output:
+  output = _find_output()
+  if not output and not jax.process_index():
     print('note: without --output nothing is written, and what is cut short '
           'starts anew')
   config, network, state = (_initialise if is_random else _restore)(overrides)
 
   # Imported here, so that --help and a wrong path answer at once.
-  import jax
-
   from byol_jax.evaluation import features
   from byol_jax.evaluation import final
   from byol_jax.evaluation import records

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import itertools
 import logging as python_logging
 import os
+import pathlib
 import sys
 import traceback
 
@@ -80,6 +81,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   return []
 
 
+def check_writable(flag: str, path: pathlib.Path) -> None:
+  """Raises ConfigError before minutes of work, not after."""
+  target = path if path.exists() else path.parent
+  if path.is_dir() or not path.parent.is_dir() or not os.access(
+      target, os.W_OK):
+    raise config_lib.ConfigError(
+        f'{flag}={path} cannot be written; expected a file in a folder that '
+        'exists and may be written')
+
+
 def run(
     main: Callable[[Sequence[str]], None],
     join: Callable[[], None] = lambda: None) -> None:
@@ -101,15 +112,24 @@ def run(
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _say(error)
       _leave(1, f'{error}')
-    except stopping.Preempted as error:
+    except stopping.UnfinishedError as error:
       print(error, flush=True)
       _leave(error.code, f'{error}')
     except Exception as error:
-      traceback.print_exc()
+      if _is_of_remote_files(error):
+        _say(error)
+      else:
+        traceback.print_exc()
       _leave(1, f'{type(error).__name__}: {error}')
     peers.part(0)
 
   app.run(guarded, flags_parser=_parse_flags)
+
+
+def _is_of_remote_files(error: Exception) -> bool:
+  """What TensorFlow raises in place of OSError where paths are gs://."""
+  return type(error).__module__.startswith('tensorflow.') and '://' in str(
+      error)
 
 
 def _leave(code: int, why: str) -> None:

@@ -97,9 +97,9 @@ class Watch:
     for target in (self._talk, self._judge):
       threading.Thread(target=target, name='peers', daemon=True).start()
 
-  def advance(self, doing: str) -> None:
+  def advance(self, doing: str, count: int = 1) -> None:
     """Notes that this process is further, and at what."""
-    self._said |= {'progress': self._said['progress'] + 1, 'doing': doing}
+    self._said |= {'progress': self._said['progress'] + count, 'doing': doing}
 
   def leave(self, code: int, why: str) -> None:
     """Lets the others know; says nothing more after that."""
@@ -192,10 +192,19 @@ def watch(*, timeout_secs: float, hang_secs: float) -> None:
       timeout_secs=timeout_secs, hang_secs=hang_secs)
 
 
-def advance(doing: str) -> None:
-  """Notes progress, such as 'step 12'; nothing where there are no others."""
+def advance(doing: str, count: int = 1) -> None:
+  """Notes progress, such as 'step 12'; nothing where there are no others.
+
+  Who is behind is told by the count alone. So all processes must come to the
+  same: what one of them finds done counts like what it does, and what only one
+  of them does counts nothing.
+
+  Args:
+    doing: what this process is at.
+    count: of such steps that are behind it now.
+  """
   if _watch is not None:
-    _watch.advance(doing)
+    _watch.advance(doing, count)
 
 
 def run(fn: Callable[[], Any]) -> Any:

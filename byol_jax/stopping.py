@@ -23,16 +23,20 @@ _SAME_SIGNAL_SECS = 1.0
 _UNWIND_SECS = 5.0
 
 
-class Preempted(SystemExit):
-  """The job was asked to stop, and can go on; its code is `RUN_AGAIN`."""
+class UnfinishedError(SystemExit):
+  """The same command, given again, goes on; its code is `RUN_AGAIN`."""
 
   def __init__(self, message: str):
-    """`message` says, in a line, what is kept."""
+    """`message` says, in a line, why, or what is kept."""
     super().__init__(RUN_AGAIN)
     self.message = message
 
   def __str__(self) -> str:
     return self.message
+
+
+class Preempted(UnfinishedError):
+  """The job was asked to stop."""
 
 
 class Requests:
@@ -42,20 +46,24 @@ class Requests:
     requested: the job is to stop where it can go on.
     at_once: there is nothing to save; the first signal raises `Preempted`,
       wherever the main thread is.
+    kept: what the message says then.
   """
 
-  def __init__(self, at_once: bool = False):
+  def __init__(
+      self, at_once: bool = False, kept: str = 'there was nothing to save'):
     """Nothing was asked for yet."""
     self.requested = False
     self.at_once = at_once
+    self.kept = kept
     self._first = None  # when the first signal came
+    self._leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
+    self._leave.daemon = True
 
   def on_signal(self, number: int, _: object = None) -> None:
     """In the main thread, as soon as that runs Python."""
     self.requested = True
     if self.at_once:
-      raise Preempted(f'{signal.Signals(number).name}: there was nothing to '
-                      'save')
+      raise Preempted(f'{signal.Signals(number).name}: {self.kept}')
 
   def on_byte(self, number: int) -> None:
     """In a thread, at once, even while the main thread waits for devices."""
@@ -64,16 +72,18 @@ class Requests:
     if self._first is None:
       self._first = time.monotonic()
       if self.at_once:
-        leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
-        leave.daemon = True
-        leave.start()
+        self._leave.start()
     elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
       sys.stdout.flush()
       os._exit(128 + number)
 
+  def close(self) -> None:
+    """What was asked for is being done."""
+    self._leave.cancel()
+
 
 @contextlib.contextmanager
-def requests(at_once: bool = False) -> Iterator[Requests]:
+def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   """Listens to the signals; as they were when it ends.
 
   Outside the main thread, where Python lets nobody listen, nothing is ever
@@ -81,8 +91,9 @@ def requests(at_once: bool = False) -> Iterator[Requests]:
 
   Args:
     at_once: see `Requests`.
+    **settings: likewise.
   """
-  asked = Requests(at_once)
+  asked = Requests(at_once, **settings)
   if threading.current_thread() is not threading.main_thread():
     yield asked
     return
@@ -108,3 +119,4 @@ def requests(at_once: bool = False) -> Iterator[Requests]:
     writer.close()
     thread.join()
     reader.close()
+    asked.close()

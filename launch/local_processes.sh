@@ -8,12 +8,13 @@
 #
 # N processes of D CPU devices each (1) are what a pod of N hosts is to the job,
 # which gets its --coordinator, --num_processes and --process_id. When one dies,
-# or leaves with code 75, it is named, the others get SIGTERM and SECONDS (20) to
-# follow, and all are started again, R times (3) in all. Code 1, a user's error,
-# is not tried again. SIGTERM and SIGINT reach all processes, a second one too.
-# Process 0 writes to the terminal; what the others say goes to stderr behind
-# [their number]. Nothing is left running. The exit code is 0 if the job is done,
-# 75 if it was stopped and the same command goes on, and else the failure's.
+# or leaves with code 75, it is named, the others get SIGTERM and SECONDS (20)
+# to follow, and all are started again, R times (3) in all. Code 1, a user's
+# error, is not tried again. SIGTERM and SIGINT reach all processes, a second
+# one too. Process 0 writes to the terminal; what the others say goes to stderr
+# behind [their number]. Nothing is left running. The exit code is 0 if the job
+# is done, 75 if it was stopped and the same command goes on, and else the
+# failure's.
 # P is the coordinator's port on 127.0.0.1; by default a free one. --dry_run
 # prints the commands and starts none. Paths are relative to where you are. An
 # active environment that has JAX is used; else one is made.
@@ -51,15 +52,13 @@ while (($#)); do
   esac
   shift
 done
-require_number N "${count:-nothing}" 1
-require_number devices "$devices" 1
-require_number restarts "$restarts" 0
-require_number grace "$grace" 1
-[[ -z $fixed_port ]] || require_number port "$fixed_port" 1
-((${#job[@]})) || refuse 'no job, expected one such as byol_jax.pretrain'
-if [[ ! ${job[0]} =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]]; then
-  refuse "'${job[0]}' is no job, expected a module such as byol_jax.pretrain"
-fi
+[[ -n $count ]] || refuse 'expected a number of processes; --help says more'
+require_number 'number of processes' "$count" 1
+require_number --devices "$devices" 1
+require_number --restarts "$restarts" 0
+require_number --grace "$grace" 1
+[[ -z $fixed_port ]] || require_number --port "$fixed_port" 1
+require_job ${job[@]+"${job[@]}"}
 
 # Sets `port`. Those that systems lend to clients begin at 32768.
 choose_port() {

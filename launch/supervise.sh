@@ -13,7 +13,7 @@
 # | how a process ends | what happens |
 # |---|---|
 # | 0 | the others go on |
-# | 75, or by a signal | the others are stopped and all start again, RESTARTS times |
+# | 75, or by a signal | the others are stopped, all start again, RESTARTS times |
 # | anything else, such as 1: a user's error | the others are stopped |
 #
 # To be stopped is SIGTERM, and SIGKILL after GRACE seconds. SIGTERM, SIGINT
@@ -59,6 +59,8 @@ _start() {
     _read_lines "$i" < "$scratch/$i" &
     readers[i]=$!
   fi
+  # A child with traps would lose a signal that came before it is the command.
+  trap - INT TERM HUP
   set -m
   if ((i)); then
     "${command[@]}" < /dev/null > "$scratch/$i" 2>&1 &
@@ -67,6 +69,13 @@ _start() {
   fi
   pids[i]=$!
   set +m
+  _trap_signals
+}
+
+_trap_signals() {
+  trap '_ask INT' INT
+  trap '_ask TERM' TERM
+  trap '_ask HUP' HUP
 }
 
 # Between two looks at the processes. Bash would tell of those that are killed
@@ -178,24 +187,23 @@ _stop_reading() {
 
 # Whatever ends this script, but SIGKILL, ends what it has started.
 _leave_none() {
-  local i
+  local pid
   trap '' INT TERM HUP
-  for i in ${pids[@]+"${!pids[@]}"}; do
-    [[ -n ${codes[i]} ]] || _kill_group "$i"
+  # Not by `pids`: a signal may have come before one was noted.
+  for pid in $(jobs -p); do
+    kill -s KILL -- "-$pid" 2>/dev/null || true
   done
   _stop_reading
   [[ -z $scratch ]] || rm -rf "$scratch"
 }
 
 supervise() {
-  local count=$1 restarts=$2 grace=$3 restart=0 i name
+  local count=$1 restarts=$2 grace=$3 restart=0 which=it i
+  ((count == 1)) || which="all $count"
   scratch=$(mktemp -d) || return 1
   trap _leave_none EXIT
   trap : PIPE  # Where nobody listens any more, the processes still matter.
-  for name in INT TERM HUP; do
-    # shellcheck disable=SC2064
-    trap "_ask $name" "$name"
-  done
+  _trap_signals
   while true; do
     for ((i = 0; i < count; i++)); do _start "$i"; done
     _watch "$grace"
@@ -211,10 +219,10 @@ supervise() {
       return "$refused"
     fi
     if ((restart == restarts)); then
-      say "not started again: $restarts restarts are done"
+      ((!restarts)) || say "not started again: $restarts restarts are done"
       return "${killed:-$left}"
     fi
     restart=$((restart + 1))
-    say "starting all $count again, restart $restart of $restarts"
+    say "starting $which again, restart $restart of $restarts"
   done
 }

@@ -23,10 +23,18 @@ print_command() {
   echo "${words% }"
 }
 
-# Refuses a VALUE of --NAME that is no whole number from LOWEST on.
+# Refuses a VALUE, given as NAME, that is no whole number from LOWEST on.
 require_number() {
   local name=$1 value=$2 lowest=$3
   if [[ ! $value =~ ^[0-9]{1,9}$ ]] || ((10#$value < lowest)); then
-    refuse "--$name is '$value', expected a whole number from $lowest"
+    refuse "$name is '$value', expected a whole number from $lowest"
+  fi
+}
+
+# Refuses arguments that do not begin with a job.
+require_job() {
+  (($#)) || refuse 'no job, expected one such as byol_jax.pretrain'
+  if [[ ! $1 =~ ^[A-Za-z_][A-Za-z0-9_.]*$ ]]; then
+    refuse "'$1' is no job, expected a module such as byol_jax.pretrain"
   fi
 }

@@ -36,6 +36,17 @@ def test_with_nothing_to_save_it_raises_at_once():
   assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_nothing_is_left_behind_that_leaves_later(monkeypatch):
+  left = []
+  monkeypatch.setattr(stopping, '_UNWIND_SECS', 0.1)
+  monkeypatch.setattr(stopping.os, '_exit', left.append)
+  with pytest.raises(stopping.Preempted):
+    with stopping.requests(at_once=True):
+      _send(signal.SIGTERM)
+  time.sleep(0.3)
+  assert not left
+
+
 def test_outside_the_main_thread_nothing_is_asked():
   seen = []
 

@@ -45,9 +45,8 @@ def write_missing(
   """
   missing = {path: copy for path, copy in copies.items() if not copy.exists()}
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    contents = pool.map(convert, missing)
-    for copy, content in zip(missing.values(), contents, strict=True):
-      write(copy, content)
+    # Each thread writes what it made, so no more than that is held.
+    list(pool.map(lambda path: write(missing[path], convert(path)), missing))
 
 
 def folder() -> pathlib.Path:

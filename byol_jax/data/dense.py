@@ -18,6 +18,7 @@ on, like any other source.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 
 from absl import logging
@@ -27,7 +28,9 @@ import tensorflow as tf
 from byol_jax.config import ConfigError
 from byol_jax.data import dense_maps
 from byol_jax.data import examples
+from byol_jax.data import folder
 from byol_jax.data import folder_index
+from byol_jax.data import remote
 from byol_jax.data.dense_maps import IGNORED
 from byol_jax.data.examples import EncodedSource
 
@@ -75,7 +78,8 @@ class _Files:
 
 
 def create_dense_source(
-    kind: str, path: str, split: str, *, train_split: str) -> DenseSource:
+    kind: str, path: str, split: str, *, train_split: str, max_pixels: int,
+) -> DenseSource:
   """Opens one split of a folder of pairs.
 
   Args:
@@ -83,6 +87,7 @@ def create_dense_source(
     path: of the folder.
     split: as the folder calls it.
     train_split: where the classes of `pairs` are counted.
+    max_pixels: of an image or a map; a larger one is refused.
 
   Returns:
     The source; its examples are in the order of their names.
@@ -91,19 +96,22 @@ def create_dense_source(
     ConfigError: no such folder or split, or a pair that is none; the message
       names a file.
   """
+  remote.check_local(path, f'{kind}:{path}')
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     raise ConfigError(f'{kind}:{path}: there is no such folder')
+  folder.check_split(root, split)
   create = {'voc': _create_voc, 'cityscapes': _create_cityscapes}.get(kind)
-  source = (create(root, split) if create
-            else _create_pairs(root, split, train_split))
+  source = (create(root, split, max_pixels) if create
+            else _create_pairs(root, split, train_split, max_pixels))
   logging.info('%s: %d images, %s.', source.name, source.num_examples,
                f'{len(source.map_classes)} classes' if source.map_classes
                else 'no label maps')
   return source
 
 
-def _create_voc(root: pathlib.Path, split: str) -> DenseSource:
+def _create_voc(
+    root: pathlib.Path, split: str, max_pixels: int) -> DenseSource:
   lists = root / 'ImageSets' / 'Segmentation'
   path = lists / f'{split}.txt'
   if not path.is_file():
@@ -119,10 +127,11 @@ def _create_voc(root: pathlib.Path, split: str) -> DenseSource:
       _Files(root / 'JPEGImages', [f'{name}.jpg' for name in names]),
       labels=_Files(
           root / 'SegmentationClass', [f'{name}.png' for name in names]),
-      classes=VOC_CLASSES)
+      classes=VOC_CLASSES, max_pixels=max_pixels)
 
 
-def _create_cityscapes(root: pathlib.Path, split: str) -> DenseSource:
+def _create_cityscapes(
+    root: pathlib.Path, split: str, max_pixels: int) -> DenseSource:
   images, maps = root / 'leftImg8bit' / split, root / 'gtFine' / split
   suffix = '_leftImg8bit.png'
   names = sorted(p.relative_to(images).as_posix().removesuffix(suffix)
@@ -145,18 +154,20 @@ def _create_cityscapes(root: pathlib.Path, split: str) -> DenseSource:
       f'cityscapes:{root} ({split})',
       _Files(images, [f'{name}{suffix}' for name in names]),
       labels=_Files(maps, [f'{name}_gtFine_{kind}.png' for name in names]),
-      classes=tuple(CITYSCAPES_CLASSES), numbers=numbers)
+      classes=tuple(CITYSCAPES_CLASSES), numbers=numbers,
+      max_pixels=max_pixels)
 
 
 def _create_pairs(
-    root: pathlib.Path, split: str, train_split: str) -> DenseSource:
+    root: pathlib.Path, split: str, train_split: str, max_pixels: int,
+) -> DenseSource:
   images = root / split / 'images'
   if not images.is_dir():
     there = sorted(p.parent.name for p in root.glob('*/images'))
     raise ConfigError(
         f'pairs:{root} has no split {split!r}: there is no folder {images}; '
         f'its splits are {there}')
-  names = [file.name for file in _image_files(images)]
+  names = [file.name for file in _image_files(images, max_pixels)]
   labels, depths = (
       _partners(images, names, root / split / folder, suffixes)
       for folder, suffixes in (
@@ -168,14 +179,15 @@ def _create_pairs(
   classes = ()
   if labels is not None:
     classes = _read_classes(root) or _count_classes(
-        root / train_split / 'labels', labels)
+        root / train_split / 'labels', labels, max_pixels)
   return _create_source(
       f'pairs:{root} ({split})', _Files(images, names), labels=labels,
-      depths=depths, classes=classes)
+      depths=depths, classes=classes, max_pixels=max_pixels)
 
 
-def _image_files(root: pathlib.Path) -> list[folder_index.ImageFile]:
-  found = folder_index.examine_folder(root)
+def _image_files(
+    root: pathlib.Path, max_pixels: int) -> list[folder_index.ImageFile]:
+  found = folder_index.examine_folder(root, max_pixels)
   if found.bad:
     bad = found.bad[0]
     raise ConfigError(
@@ -218,12 +230,13 @@ def _read_classes(root: pathlib.Path) -> tuple[str, ...]:
   return tuple(name for name in names if name)
 
 
-def _count_classes(train: pathlib.Path, labels: _Files) -> tuple[str, ...]:
+def _count_classes(
+    train: pathlib.Path, labels: _Files, max_pixels: int) -> tuple[str, ...]:
   """As many as the largest number in the train split says."""
   if train.is_dir():
     labels = _Files(train, sorted(
         p.relative_to(train).as_posix() for p in train.rglob('*.png')))
-  files = dense_maps.examine_labels(labels.root, labels.names)
+  files = dense_maps.examine_labels(labels.root, labels.names, max_pixels)
   largest = max(
       (value for file in files for value in file.values if value != IGNORED),
       default=0)
@@ -233,7 +246,7 @@ def _count_classes(train: pathlib.Path, labels: _Files) -> tuple[str, ...]:
 def _create_source(
     name: str, images: _Files, *, labels: _Files | None = None,
     depths: _Files | None = None, classes: tuple[str, ...] = (),
-    numbers: np.ndarray | None = None) -> DenseSource:
+    numbers: np.ndarray | None = None, max_pixels: int) -> DenseSource:
   """Checks every pair.
 
   Args:
@@ -244,14 +257,16 @@ def _create_source(
     classes: names; the maps hold their numbers and `IGNORED`.
     numbers: int32 [256], the class of each number in the files, `IGNORED`, or
       `dense_maps.UNKNOWN`; None: they are the classes.
+    max_pixels: of an image or a map.
   """
-  known = {file.name: file for file in _image_files(images.root)}
+  known = {file.name: file for file in _image_files(images.root, max_pixels)}
   for file_name in images.names:
     if file_name not in known:
       raise ConfigError(
           f'{name}: there is no image {images.root / file_name}')
   files = [known[file_name] for file_name in images.names]
-  paths = tf.constant(folder_index.readable_paths(images.root, files))
+  paths = tf.constant([os.fsencode(path) for path in (
+      folder_index.readable_paths(images.root, files, max_pixels))])
   load_label = load_depth = is_labelled = None
   states = [file.state for file in files]
   if labels is not None:
@@ -259,22 +274,25 @@ def _create_source(
       numbers = np.full(256, dense_maps.UNKNOWN, np.int32)
       numbers[:len(classes)] = range(len(classes))
       numbers[IGNORED] = IGNORED
-    maps = dense_maps.examine_labels(labels.root, labels.names)
+    maps = dense_maps.examine_labels(labels.root, labels.names, max_pixels)
     _check_sizes(images.root, files, labels.root, maps)
     _check_classes(labels.root, maps, numbers)
     states += [file.state for file in maps]
-    load_label = dense_maps.make_load_label_fn(labels.root, maps, numbers)
+    load_label = dense_maps.make_load_label_fn(
+        labels.root, maps, numbers, max_pixels)
     is_labelled = np.array([
         np.any(numbers[list(file.values)] != IGNORED) for file in maps])
   if depths is not None:
-    maps = dense_maps.examine_depths(depths.root, depths.names)
+    maps = dense_maps.examine_depths(depths.root, depths.names, max_pixels)
     _check_sizes(images.root, files, depths.root, maps)
     states += [file.state for file in maps]
-    load_depth = dense_maps.make_load_depth_fn(depths.root, maps)
+    load_depth = dense_maps.make_load_depth_fn(
+        depths.root, maps, max_pixels)
   return DenseSource(
       name=name, num_examples=len(files),
       read_names=lambda: images.names,
       fingerprint=examples.fingerprint(states),
+      max_image_pixels=max_pixels,
       load=lambda index: {'image': tf.io.read_file(paths[index])},
       place_of=lambda index: str(images.root / images.names[index]),
       sizes=np.array([(f.height, f.width) for f in files], np.int32),

@@ -25,6 +25,8 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import cache
+from byol_jax.data import folder_index
+from byol_jax.data import image_header
 from byol_jax.data import photo
 
 IGNORED = 255  # the class of pixels that count nowhere
@@ -52,27 +54,30 @@ class MapFile(NamedTuple):
 
 
 def examine_labels(
-    root: pathlib.Path, names: Sequence[str]) -> list[MapFile]:
+    root: pathlib.Path, names: Sequence[str], max_pixels: int,
+) -> list[MapFile]:
   """Decodes the label maps that are not known yet.
 
   Raises:
-    ConfigError: a file is missing, or no label map.
+    ConfigError: a file is missing, no label map, or of more than `max_pixels`.
   """
-  return _examine_all(root, names, 'labels', _examine_label)
+  return _examine_all(root, names, 'labels', _examine_label, max_pixels)
 
 
 def examine_depths(
-    root: pathlib.Path, names: Sequence[str]) -> list[MapFile]:
+    root: pathlib.Path, names: Sequence[str], max_pixels: int,
+) -> list[MapFile]:
   """Decodes the depth maps that are not known yet.
 
   Raises:
-    ConfigError: a file is missing, or no depth map.
+    ConfigError: a file is missing, no depth map, or of more than `max_pixels`.
   """
-  return _examine_all(root, names, 'depths', _examine_depth)
+  return _examine_all(root, names, 'depths', _examine_depth, max_pixels)
 
 
 def make_load_label_fn(
     root: pathlib.Path, files: Sequence[MapFile], numbers: np.ndarray,
+    max_pixels: int,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
   """Reads label maps in the graph.
 
@@ -80,27 +85,31 @@ def make_load_label_fn(
     root: the folder.
     files: as examined.
     numbers: int[256], the class of each value in the files.
+    max_pixels: of a map; a larger one is not decoded, the operation fails.
 
   Returns:
     A function of an index, int64 scalar, to uint8 [h, w].
   """
-  paths = tf.constant(_readable_paths(root, files, '.png', _label_as_png))
+  paths = tf.constant([os.fsencode(path) for path in _readable_paths(
+      root, files, '.png', _label_as_png, max_pixels)])
   numbers = tf.constant(np.where(numbers == UNKNOWN, IGNORED, numbers),
                         tf.uint8)
 
   def load(index: tf.Tensor) -> tf.Tensor:
-    values = tf.io.decode_png(tf.io.read_file(paths[index]), channels=1)
+    values = tf.io.decode_png(image_header.check(
+        tf.io.read_file(paths[index]), max_pixels), channels=1)
     return tf.gather(numbers, tf.cast(values[:, :, 0], tf.int32))
 
   return load
 
 
 def make_load_depth_fn(
-    root: pathlib.Path, files: Sequence[MapFile],
+    root: pathlib.Path, files: Sequence[MapFile], max_pixels: int,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
   """Reads depth maps in the graph: an index, int64 scalar, to f32 [h, w]."""
-  listed = _readable_paths(root, files, '.npy', _depth_as_npy)
-  paths = tf.constant(listed)
+  listed = _readable_paths(
+      root, files, '.npy', _depth_as_npy, max_pixels)
+  paths = tf.constant([os.fsencode(path) for path in listed])
   is_array = tf.constant([path.endswith('.npy') for path in listed])
   sizes = tf.constant([(file.height, file.width) for file in files])
 
@@ -112,7 +121,9 @@ def make_load_depth_fn(
       return tf.reshape(tf.io.decode_raw(values, tf.float32), sizes[index])
 
     def from_png() -> tf.Tensor:
-      values = tf.io.decode_png(contents, channels=1, dtype=tf.uint16)
+      values = tf.io.decode_png(
+          image_header.check(contents, max_pixels), channels=1,
+          dtype=tf.uint16)
       return tf.cast(values[:, :, 0], tf.float32) / _MILLIMETRES
 
     return tf.cond(is_array[index], from_array, from_png)
@@ -122,21 +133,27 @@ def make_load_depth_fn(
 
 def _examine_all(
     root: pathlib.Path, names: Sequence[str], kind: str,
-    examine: Callable[[str, MapFile], MapFile]) -> list[MapFile]:
+    examine: Callable[[str, MapFile, int], MapFile], max_pixels: int,
+) -> list[MapFile]:
   files = []
   for name in names:
     if not (root / name).is_file():
       raise ConfigError(f'there is no file {root / name}')
+    if folder_index.leads_out(root, str(root / name)):
+      raise ConfigError(
+          f'{root / name} leads out of {root}, by a link or `..`; copy what '
+          'it leads to')
     status = os.stat(root / name)
     files.append(MapFile(name, status.st_size, status.st_mtime_ns))
   remembered = cache.cached_file(
-      kind, (_VERSION, os.path.realpath(root)), '.json')
+      kind, (_VERSION, os.path.realpath(root), max_pixels), '.json')
   known = _load(remembered)
   new = [file for file in files if file.state not in known]
   if new:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
       examined = pool.map(
-          lambda file: _guarded(examine, str(root / file.name), file), new)
+          lambda file: _guarded(
+              examine, str(root / file.name), file, max_pixels), new)
       known |= {file.state: file for file in examined}
     cache.write(remembered, json.dumps(list(known.values())).encode())
   examined = [known[file.state] for file in files]
@@ -148,17 +165,19 @@ def _examine_all(
 
 
 def _guarded(
-    examine: Callable[[str, MapFile], MapFile], path: str, file: MapFile
-) -> MapFile:
+    examine: Callable[[str, MapFile, int], MapFile], path: str, file: MapFile,
+    max_pixels: int) -> MapFile:
   try:
-    return examine(path, file)
+    return examine(path, file, max_pixels)
+  except photo.TooLargeError:
+    return file._replace(problem='is implausibly large')
   except Exception:  # pylint: disable=broad-except
     # Decoders raise whatever they like on damaged files.
     return file._replace(problem='cannot be decoded')
 
 
-def _examine_label(path: str, file: MapFile) -> MapFile:
-  with Image.open(path) as image:
+def _examine_label(path: str, file: MapFile, max_pixels: int) -> MapFile:
+  with photo.open_image(path, max_pixels) as image:
     if image.format != 'PNG' or image.mode not in ('P', 'L', '1'):
       return file._replace(problem=(
           f'is a {image.format} of mode {image.mode}, expected a PNG with a '
@@ -166,12 +185,12 @@ def _examine_label(path: str, file: MapFile) -> MapFile:
     mode, values = image.mode, np.asarray(image)
   return file._replace(
       height=values.shape[0], width=values.shape[1],
-      plain=mode == 'L' and photo.examine(path).plain,
+      plain=mode == 'L' and photo.examine(path, max_pixels).plain,
       values=tuple(np.unique(values.astype(np.uint8)).tolist()))
 
 
-def _examine_depth(path: str, file: MapFile) -> MapFile:
-  depth, plain = _read_depth(path)
+def _examine_depth(path: str, file: MapFile, max_pixels: int) -> MapFile:
+  depth, plain = _read_depth(path, max_pixels)
   if depth is None:
     return file._replace(problem=(
         'is no depth map, expected numbers [H, W] in a .npy file, in metres, '
@@ -184,16 +203,19 @@ def _examine_depth(path: str, file: MapFile) -> MapFile:
       height=depth.shape[0], width=depth.shape[1], plain=plain)
 
 
-def _read_depth(path: str) -> tuple[np.ndarray | None, bool]:
+def _read_depth(
+    path: str, max_pixels: int) -> tuple[np.ndarray | None, bool]:
   """Metres f32[H, W], and whether TensorFlow reads the file as it stands."""
   if path.endswith('.npy'):
-    depth = np.load(path, allow_pickle=False)
+    depth = np.load(path, mmap_mode='r', allow_pickle=False)
+    if depth.size > max_pixels:
+      raise photo.TooLargeError(path)
     if depth.ndim != 2 or not depth.size or depth.dtype.kind not in 'fiu':
       return None, False
     plain = (depth.dtype == np.dtype('<f4') and depth.flags.c_contiguous
              and os.path.getsize(path) == depth.nbytes + _NPY_HEADER_BYTES)
     return depth.astype(np.float32), plain
-  with Image.open(path) as image:
+  with photo.open_image(path, max_pixels) as image:
     if image.format != 'PNG' or not image.mode.startswith('I'):
       return None, False
     depth = np.asarray(image).astype(np.float32) / _MILLIMETRES
@@ -202,28 +224,28 @@ def _read_depth(path: str) -> tuple[np.ndarray | None, bool]:
 
 def _readable_paths(
     root: pathlib.Path, files: Sequence[MapFile], suffix: str,
-    convert: Callable[[str], bytes]) -> list[str]:
+    convert: Callable[[str, int], bytes], max_pixels: int) -> list[str]:
   """The files, or copies in the cache of those that are not plain."""
   paths = [str(root / file.name) for file in files]
   copies = {
       path: cache.cached_file(
           'map', (_VERSION, os.path.realpath(path), file.state), suffix)
       for path, file in zip(paths, files, strict=True) if not file.plain}
-  cache.write_missing(copies, convert)
+  cache.write_missing(copies, lambda path: convert(path, max_pixels))
   return [str(copies.get(path, path)) for path in paths]
 
 
-def _label_as_png(path: str) -> bytes:
+def _label_as_png(path: str, max_pixels: int) -> bytes:
   """The values of a label map as grey levels."""
-  with Image.open(path) as image:
+  with photo.open_image(path, max_pixels) as image:
     values = np.asarray(image).astype(np.uint8)
   buffer = io.BytesIO()
   Image.fromarray(values).save(buffer, 'PNG')
   return buffer.getvalue()
 
 
-def _depth_as_npy(path: str) -> bytes:
-  depth, _ = _read_depth(path)
+def _depth_as_npy(path: str, max_pixels: int) -> bytes:
+  depth, _ = _read_depth(path, max_pixels)
   buffer = io.BytesIO()
   np.save(buffer, np.ascontiguousarray(depth, '<f4'))
   return buffer.getvalue()

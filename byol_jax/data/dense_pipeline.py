@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import augment
+from byol_jax.data import decoding
 from byol_jax.data import randomness
 from byol_jax.data.dense import DenseSource
 from byol_jax.data.dense_maps import IGNORED
@@ -86,18 +87,22 @@ def create_segmentation_train_dataset(
 
 def create_segmentation_eval_dataset(
     source: DenseSource, *, batch_size: int, mean: Iterable[float],
-    index: np.ndarray | None = None) -> tf.data.Dataset:
+    index: np.ndarray | None = None, process_index: int = 0,
+    process_count: int = 1) -> tf.data.Dataset:
   """Whole images as they are, once each and in order, padded to one size.
 
   Args:
     source: with label maps.
-    batch_size: B; the last batch is filled up with ignored pixels.
+    batch_size: B, of each process; the last are filled up with ignored pixels.
     mean: the colour around images, in [0, 1].
     index: int[M], the examples to measure; None: all.
+    process_index: of this process.
+    process_count: that share the examples.
 
   Returns:
-    A dataset of batches: `image` f32[B, H, W, 3], `label` uint8[B, H, W], for
-    H and W above all heights and widths of the source.
+    A dataset of batches of this process, as many in every process: `image`
+    f32[B, H, W, 3], `label` uint8[B, H, W], for H and W above all heights and
+    widths of the source.
   """
   index = np.arange(source.num_examples) if index is None else index
   height, width = (
@@ -116,7 +121,7 @@ def create_segmentation_eval_dataset(
         (label - IGNORED)[:, :, tf.newaxis], 0, 0, height, width)
     return {'image': image + mean, 'label': label[:, :, 0] + IGNORED}
 
-  examples = _filled_examples(index, batch_size)
+  examples = _filled_examples(index, batch_size, process_index, process_count)
   return _batch(parallel_map(examples, make), batch_size)
 
 
@@ -166,17 +171,22 @@ def create_depth_train_dataset(
 
 def create_depth_eval_dataset(
     source: DenseSource, settings: ml_collections.ConfigDict, *,
-    batch_size: int, index: np.ndarray | None = None) -> tf.data.Dataset:
+    batch_size: int, index: np.ndarray | None = None, process_index: int = 0,
+    process_count: int = 1) -> tf.data.Dataset:
   """Scale and centre crop, once each and in order.
 
   Args:
     source: with depth maps.
     settings: `config.depth`.
-    batch_size: B; the last batch is filled up with pixels not measured.
+    batch_size: B, of each process; the last are filled up with pixels not
+      measured.
     index: int[M], the examples to measure; None: all.
+    process_index: of this process.
+    process_count: that share the examples.
 
   Returns:
-    A dataset of batches: `image` f32[B, H, W, 3] and `depth` f32[B, H, W].
+    A dataset of batches of this process, as many in every process: `image`
+    f32[B, H, W, 3] and `depth` f32[B, H, W].
   """
   def make(example: _Batch) -> _Batch:
     made = _center_crop(source, example['index'], settings)
@@ -184,14 +194,13 @@ def create_depth_eval_dataset(
     return made
 
   index = np.arange(source.num_examples) if index is None else index
-  examples = _filled_examples(index, batch_size)
+  examples = _filled_examples(index, batch_size, process_index, process_count)
   return _batch(parallel_map(examples, make), batch_size)
 
 
 def _decode(source: DenseSource, index: tf.Tensor) -> tf.Tensor:
   """uint8 [h, w, 3]."""
-  return tf.io.decode_image(
-      source.load(index)['image'], channels=3, expand_animations=False)
+  return decoding.decode(source.load(index)['image'], source.max_image_pixels)
 
 
 def _center_crop(
@@ -298,12 +307,18 @@ def _shuffled_examples(
   return parallel_map(tf.data.Dataset.zip(steps, order), cut).unbatch()
 
 
-def _filled_examples(index: np.ndarray, batch_size: int) -> tf.data.Dataset:
-  """Every `index` in order; `mask` is False for what fills the last batch."""
-  count = -(-len(index) // batch_size) * batch_size
-  filled = np.resize(np.asarray(index, np.int64), count)
-  return tf.data.Dataset.from_tensor_slices(
-      {'index': filled, 'mask': np.arange(count) < len(index)})
+def _filled_examples(
+    index: np.ndarray, batch_size: int, process_index: int, process_count: int
+) -> tf.data.Dataset:
+  """This process's part of `index`, in order, cut between batches.
+
+  `mask` is False for what fills up the batches, as many in every process.
+  """
+  count = -(-len(index) // (batch_size * process_count)) * batch_size
+  positions = process_index * count + np.arange(count)
+  index = np.asarray(index, np.int64)
+  return tf.data.Dataset.from_tensor_slices({
+      'index': index[positions % len(index)], 'mask': positions < len(index)})
 
 
 def _batch(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -16,6 +16,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+MAX_IMAGE_PIXELS = 2**26  # where nothing else is said
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Source:
@@ -72,8 +74,11 @@ class EncodedSource(_Source):
       the contents of a JPEG, PNG, BMP or GIF file, and, if there are labels,
       `'label'`, int32. It must not call Python: a thread of tf.data that waits
       for the interpreter while that shuts down would hang the process.
+    max_image_pixels: of an image; a larger one is not decoded, but treated as
+      one that cannot be read.
   """
   load: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+  max_image_pixels: int = MAX_IMAGE_PIXELS
 
 
 Source = InMemorySource | EncodedSource

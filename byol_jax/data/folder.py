@@ -16,6 +16,7 @@ a bad one; what was found is remembered by path, size and time of change.
 import collections
 import concurrent.futures
 import dataclasses
+import os
 import pathlib
 
 from absl import logging
@@ -26,6 +27,7 @@ from byol_jax.config import ConfigError
 from byol_jax.data import examples
 from byol_jax.data import folder_index
 from byol_jax.data import photo
+from byol_jax.data import remote
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
@@ -47,7 +49,7 @@ class _Layout:
 
 def create_folder_source(
     path: str, split: str, *, train_split: str, cache_bytes: int,
-    max_bad_share: float) -> Source:
+    max_bad_share: float, max_pixels: int) -> Source:
   """Opens a folder of images; see the module's docstring for its layout.
 
   Files that cannot be decoded are named in a log file and left out. Links are
@@ -60,6 +62,7 @@ def create_folder_source(
       without splits is.
     cache_bytes: decoded images of one size that fit are held in memory.
     max_bad_share: of the image files that may be bad.
+    max_pixels: of an image; larger ones are bad.
 
   Returns:
     The source; its examples are in the order of their paths.
@@ -68,8 +71,9 @@ def create_folder_source(
     ConfigError: no such folder or split, no images in it, or too many bad
       ones.
   """
+  remote.check_local(path, f'folder:{path}')
   layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
-  found = folder_index.examine_folder(layout.root)
+  found = folder_index.examine_folder(layout.root, max_pixels)
   _check_bad(found, layout.root, max_bad_share)
   files = found.good
   labels = _labels(files, layout)
@@ -78,7 +82,8 @@ def create_folder_source(
   common = dict(
       name=f'folder:{path} ({split})', num_examples=len(files),
       num_classes=len(layout.class_names) if layout.class_names else None,
-      class_names=layout.class_names,
+      class_names=layout.class_names and tuple(
+          map(folder_index.printable, layout.class_names)),
       read_names=lambda: [file.name for file in files],
       fingerprint=examples.fingerprint(file.state for file in files))
   paths = [str(layout.root / file.name) for file in files]
@@ -86,18 +91,20 @@ def create_folder_source(
   if len(sizes) == 1:
     ((height, width),) = sizes
     if len(files) * height * width * 3 <= cache_bytes:
-      images = _read_all(paths)
+      images = _read_all(paths, max_pixels)
       if images is not None:
         return InMemorySource(images=images, labels=labels, **common)
   return EncodedSource(
-      load=_make_load_fn(folder_index.readable_paths(layout.root, files),
-                         labels),
-      place_of=lambda index: paths[index], **common)
+      load=_make_load_fn(
+          folder_index.readable_paths(layout.root, files, max_pixels), labels),
+      max_image_pixels=max_pixels,
+      place_of=lambda index: folder_index.printable(paths[index]), **common)
 
 
 def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
   if not path.is_dir():
     raise ConfigError(f'folder:{path}: there is no such folder')
+  check_split(path, split)
   if (path / split).is_dir():
     train = path / train_split
     return _Layout(path / split, _class_names(
@@ -109,9 +116,18 @@ def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
       "make it, or set config.test_split='' if there is none")
 
 
+def check_split(path: pathlib.Path, split: str) -> None:
+  """Raises ConfigError for a split that leads out of its dataset's folder."""
+  if folder_index.leads_out(path, str(path / split)):
+    raise ConfigError(
+        f'{path / split} leads out of {path}, by a link or `..`; name the '
+        'folder that it leads to in config.data, or copy it')
+
+
 def _class_names(train: pathlib.Path) -> tuple[str, ...] | None:
   entries = [e for e in train.iterdir() if not e.name.startswith('.')]
-  folders = sorted(e.name for e in entries if e.is_dir())
+  folders = sorted(
+      e.name for e in entries if e.is_dir() and not e.is_symlink())
   beside = any(folder_index.is_image_name(e.name) for e in entries
                if e.is_file())
   if beside or len(folders) < 2:
@@ -149,7 +165,8 @@ def _check_bad(
   log = folder_index.write_bad_list(root, found.bad)
   what = (f'{len(found.bad)} of {count} image files in {root} are bad ('
           + ', '.join(f'{n} {reason}' for reason, n in reasons.most_common(3))
-          + f'; such as {found.bad[0].name}; all are named in {log})')
+          + f'; such as {folder_index.printable(found.bad[0].name)}; '
+          f'all are named in {log})')
   if len(found.bad) > max_bad_share * count:
     raise ConfigError(
         f'{what}, more than max_bad_image_share={max_bad_share:g}; mend or '
@@ -159,11 +176,12 @@ def _check_bad(
   logging.warning('%s and skipped.', what)
 
 
-def _read_all(paths: list[str]) -> np.ndarray | None:
+def _read_all(paths: list[str], max_pixels: int) -> np.ndarray | None:
   """uint8 [N, H, W, 3]; None where a file rotted since it was examined."""
   try:
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      return np.stack(list(pool.map(photo.read_rgb, paths)))
+      return np.stack(list(pool.map(
+          lambda path: photo.read_rgb(path, max_pixels), paths)))
   except Exception as error:  # pylint: disable=broad-except
     # Pillow's decoders raise whatever they like on damaged files.
     logging.warning('An image cannot be read any more (%s).', error)
@@ -171,7 +189,7 @@ def _read_all(paths: list[str]) -> np.ndarray | None:
 
 
 def _make_load_fn(paths: list[str], labels: np.ndarray | None):
-  paths = tf.constant(paths)
+  paths = tf.constant([os.fsencode(path) for path in paths])
   labels = None if labels is None else tf.constant(labels)
 
   def load(index: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -22,7 +22,7 @@ SUFFIXES = frozenset((
     '.pgm'))
 _THREADS = 16
 # Raised when `photo` judges files otherwise, so that old verdicts are dropped.
-_VERSION = 2
+_VERSION = 3
 _PROGRESS_SECS = 10.0
 
 
@@ -52,24 +52,38 @@ def is_image_name(name: str) -> bool:
   return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def leads_out(root: str | os.PathLike[str], path: str) -> bool:
+  """Whether a path, once links and `..` are followed, is not under `root`."""
+  real_root = os.path.realpath(root)
+  return os.path.commonpath([real_root, os.path.realpath(path)]) != real_root
+
+
+def printable(name: str) -> str:
+  """A file's name on one line, whatever bytes it is made of."""
+  return ''.join(
+      c if c.isprintable() else c.encode('unicode_escape').decode()
+      for c in name)
+
+
 def holds_images(folder: pathlib.Path) -> bool:
   """Whether there is an image file in a folder, however deep."""
   return any(is_image_name(name)
              for _, _, names in os.walk(folder) for name in names)
 
 
-def examine_folder(root: pathlib.Path) -> Examined:
+def examine_folder(root: pathlib.Path, max_pixels: int) -> Examined:
   """Decodes every image file of a folder that is not known yet.
 
   Args:
     root: an existing folder.
+    max_pixels: of an image; a larger one is bad, and not decoded.
 
   Returns:
     Its image files, however deep, without hidden ones and without links that
     lead out of the folder.
   """
   remembered = cache.cached_file(
-      'folder', (_VERSION, os.path.realpath(root)), '.json')
+      'folder', (_VERSION, os.path.realpath(root), max_pixels), '.json')
   known = _load(remembered)
   files = list(_image_files(root))
   new = [file for file in files if file.state not in known]
@@ -78,14 +92,16 @@ def examine_folder(root: pathlib.Path) -> Examined:
              if file.state in known}
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # broken metadata is no matter
-      known |= {file.state: file for file in _examine_all(root, new)}
+      known |= {
+          file.state: file for file in _examine_all(root, new, max_pixels)}
     cache.write(remembered, json.dumps(list(known.values())).encode())
   examined = [known[file.state] for file in files]
   return Examined(good=[file for file in examined if not file.problem],
                   bad=[file for file in examined if file.problem])
 
 
-def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
+def readable_paths(
+    root: pathlib.Path, files: list[ImageFile], max_pixels: int) -> list[str]:
   """Paths of files as TensorFlow reads them like a viewer.
 
   Of a file that needs Pillow (turned by its EXIF, CMYK, 16 bits, transparent,
@@ -95,6 +111,7 @@ def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
   Args:
     root: the folder.
     files: good ones.
+    max_pixels: that they were examined with.
 
   Returns:
     A path for each.
@@ -108,21 +125,22 @@ def readable_paths(root: pathlib.Path, files: list[ImageFile]) -> list[str]:
   if missing:
     logging.info('Keeping %d unusual images of %s as PNGs in %s.', missing,
                  root, cache.folder())
-  cache.write_missing(copies, photo.read_as_png)
+  cache.write_missing(
+      copies, lambda path: photo.read_as_png(path, max_pixels))
   return [str(copies.get(path, path)) for path in paths]
 
 
 def write_bad_list(root: pathlib.Path, bad: list[ImageFile]) -> pathlib.Path:
   """Writes the bad files' names and problems, a line each; says where."""
   path = cache.cached_file('bad', os.path.realpath(root), '.txt')
-  lines = [f'{root / file.name}\t{file.problem}\n' for file in bad]
+  lines = [f'{printable(str(root / file.name))}\t{file.problem}\n'
+           for file in bad]
   cache.write(path, ''.join(lines).encode())
   return path
 
 
 def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
   """Image files by name, in an order that every machine agrees on."""
-  real_root = os.path.realpath(root)
   found = []
   for parent, folders, names in os.walk(root):  # no linked folders
     folders[:] = [f for f in folders if not f.startswith('.')]
@@ -130,10 +148,9 @@ def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
       path = os.path.join(parent, name)
       if name.startswith('.') or not is_image_name(name):
         continue
-      if os.path.islink(path) and os.path.commonpath(
-          [real_root, os.path.realpath(path)]) != real_root:
+      if os.path.islink(path) and leads_out(root, path):
         continue
-      if os.path.isfile(path):
+      if os.path.isfile(path):  # no pipe or device, which might never end
         found.append(pathlib.PurePath(os.path.relpath(path, root)).as_posix())
   for name in sorted(found):
     status = os.stat(root / name)
@@ -141,12 +158,13 @@ def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
 
 
 def _examine_all(
-    root: pathlib.Path, files: list[ImageFile]) -> Iterator[ImageFile]:
+    root: pathlib.Path, files: list[ImageFile], max_pixels: int,
+) -> Iterator[ImageFile]:
   """Decodes files in threads (Pillow leaves the interpreter while it does)."""
   logging.info('Checking %d image files in %s, once.', len(files), root)
   said = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    examined = pool.map(lambda file: _examine(root, file), files)
+    examined = pool.map(lambda file: _examine(root, file, max_pixels), files)
     for count, file in enumerate(examined, 1):
       yield file
       if time.monotonic() - said > _PROGRESS_SECS:
@@ -154,14 +172,15 @@ def _examine_all(
         logging.info('Checked %d of %d image files.', count, len(files))
 
 
-def _examine(root: pathlib.Path, file: ImageFile) -> ImageFile:
+def _examine(
+    root: pathlib.Path, file: ImageFile, max_pixels: int) -> ImageFile:
   if not file.num_bytes:
     return file._replace(problem='empty')
   try:
-    found = photo.examine(str(root / file.name))
+    found = photo.examine(str(root / file.name), max_pixels)
   except UnidentifiedImageError:
     return file._replace(problem='not an image')
-  except Image.DecompressionBombError:
+  except (photo.TooLargeError, Image.DecompressionBombError):
     return file._replace(problem='implausibly large')
   except Exception as error:  # pylint: disable=broad-except
     # Pillow's decoders raise whatever they like on damaged files.

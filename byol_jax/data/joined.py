@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
+from byol_jax.data.examples import MAX_IMAGE_PIXELS
 from byol_jax.data.examples import Source
 
 
@@ -35,7 +36,11 @@ def join(sources: Sequence[Source]) -> Source:
         labels=None if first.labels is None else np.concatenate(
             [source.labels for source in sources]), **common)
   return EncodedSource(
-      load=_make_load_fn(sources), place_of=_make_place_fn(sources), **common)
+      load=_make_load_fn(sources), place_of=_make_place_fn(sources),
+      max_image_pixels=max(
+          (source.max_image_pixels for source in sources
+           if isinstance(source, EncodedSource)), default=MAX_IMAGE_PIXELS),
+      **common)
 
 
 def _make_load_fn(sources: Sequence[Source]):

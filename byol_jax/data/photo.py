@@ -1,6 +1,10 @@
 """Image files as a viewer would show them: Pillow, to 8-bit RGB."""
 
+from collections.abc import Iterator
+import contextlib
 import io
+import os
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +13,14 @@ from PIL import ImageOps
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _PNG_END = b'IEND\xaeB`\x82'  # the last chunk with its checksum
+# Some of what Pillow opens runs other programs, or is no picture.
+_FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'WEBP', 'TIFF', 'PPM',
+            'JPEG2000', 'ICO', 'TGA')
+_BYTES_PER_PIXEL, _EXTRA_BYTES = 4, 2**20
+# Pillow holds four bytes of each, and turning or mixing makes copies.
+_PIXELS_AT_ONCE = 2**25
+_room = threading.Condition()
+_in_use: list[int] = []  # pixels of each image that is being decoded
 
 
 class Photo(NamedTuple):
@@ -18,13 +30,51 @@ class Photo(NamedTuple):
   plain: bool  # TensorFlow's decoders show it as a viewer would
 
 
-def examine(path: str) -> Photo:
+class TooLargeError(ValueError):
+  """An image of more pixels, or a file of more bytes, than is allowed."""
+
+
+@contextlib.contextmanager
+def open_image(path: str, max_pixels: int) -> Iterator[Image.Image]:
+  """Opens a file; while it is open, its pixels count as being decoded.
+
+  Over all threads at most `_PIXELS_AT_ONCE` pixels are decoded at a time, or
+  else one image, so memory does not grow with the number of threads.
+
+  Args:
+    path: of a file.
+    max_pixels: of the image; the file may have four bytes for each, and as
+      much again as text and the like do at most.
+
+  Raises:
+    TooLargeError: there are more; nothing was decoded.
+  """
+  if os.path.getsize(path) > _BYTES_PER_PIXEL * max_pixels + _EXTRA_BYTES:
+    raise TooLargeError(path)
+  with Image.open(path, formats=_FORMATS) as image:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+      raise TooLargeError(path)
+    with _room:
+      _room.wait_for(lambda: not _in_use or (
+          sum(_in_use) + pixels <= _PIXELS_AT_ONCE))
+      _in_use.append(pixels)
+    try:
+      yield image
+    finally:
+      with _room:
+        _in_use.remove(pixels)
+        _room.notify_all()
+
+
+def examine(path: str, max_pixels: int) -> Photo:
   """Decodes a file fully.
 
   Raises:
+    TooLargeError: it has more pixels than `max_pixels`.
     Exception: of many types, if it cannot be decoded.
   """
-  with Image.open(path) as image:
+  with open_image(path, max_pixels) as image:
     plain = _is_plain(image) and (image.format != 'PNG' or is_whole_png(path))
     width, height = to_rgb(image).size
   return Photo(height, width, plain)
@@ -78,15 +128,15 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
   return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def read_rgb(path: str) -> np.ndarray:
-  """A file's pixels, uint8 [H, W, 3]."""
-  with Image.open(path) as image:
+def read_rgb(path: str, max_pixels: int) -> np.ndarray:
+  """A file's pixels, uint8 [H, W, 3]; raises as `examine`."""
+  with open_image(path, max_pixels) as image:
     return np.asarray(to_rgb(image))
 
 
-def read_as_png(path: str) -> bytes:
+def read_as_png(path: str, max_pixels: int) -> bytes:
   """A file's pixels as a PNG that every decoder reads alike."""
   buffer = io.BytesIO()
-  with Image.open(path) as image:
+  with open_image(path, max_pixels) as image:
     to_rgb(image).save(buffer, 'PNG', compress_level=1)
   return buffer.getvalue()

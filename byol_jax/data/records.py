@@ -65,12 +65,14 @@ class RecordIndex:
 
 
 def index_records(
-    paths: list[str], expected: list[int]) -> list[RecordIndex]:
+    paths: list[str], expected: list[int] | None = None,
+) -> list[RecordIndex]:
   """Indexes TFRecord files.
 
   Args:
     paths: local, or of any file system that TensorFlow knows.
-    expected: records of each file, as the dataset's description says.
+    expected: records of each file, as the dataset's description says, if
+      there is one.
 
   Returns:
     One index a file.
@@ -90,7 +92,8 @@ def index_records(
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
       offsets = list(pool.map(_scan, paths, sizes))
     _save(cached, offsets)
-  for path, found, count in zip(paths, offsets, expected, strict=True):
+  counts = expected or [len(found) for found in offsets]
+  for path, found, count in zip(paths, offsets, counts, strict=True):
     if len(found) != count:
       raise ConfigError(
           f'{path} holds {len(found)} records; {count} were expected')
@@ -130,8 +133,8 @@ def _scan(path: str, size: int) -> np.ndarray:
         position += _HEADER_BYTES + length + _FOOTER_BYTES
       if len(header) < 8 or position > size:
         raise ConfigError(
-            f'{path} is cut short, or no TFRecord file: its record at byte '
-            f'{starts[-1]} ends after the file')
+            f'{path} is cut short, or no TFRecord file, or a compressed one: '
+            f'its record at byte {starts[-1]} ends after the file')
   return np.array(starts, np.int64)
 
 

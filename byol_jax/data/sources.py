@@ -3,6 +3,7 @@
 `config.data` says which:
   tfds:NAME[/CONFIG][:VERSION]  an image dataset of TFDS; `/VERSION` works too
   folder:PATH                   a folder of images, see `folder`
+  tfrecord:PATTERN              files of tf.train.Example, see `tfrecord_source`
   arrays:PATH.npz               images in NumPy arrays, see `arrays`
   fake[:N]                      N deterministic random images, see `arrays`
   voc:PATH, cityscapes:PATH, pairs:PATH
@@ -20,8 +21,8 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
   """Opens one split of `config.data`.
 
   Args:
-    config: `data`, `data_dir`, `cache_bytes`, `image_size`, `train_split` and
-      `max_bad_image_share` are read.
+    config: `data`, `data_dir`, `cache_bytes`, `image_size`, `train_split`,
+      `max_bad_image_share` and `max_image_pixels` are read.
     split: as the dataset calls it.
 
   Returns:
@@ -42,17 +43,26 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
     from byol_jax.data import tfds_source
     return tfds_source.create_tfds_source(
         place, split, data_dir=config.data_dir,
-        cache_bytes=config.cache_bytes)
+        cache_bytes=config.cache_bytes,
+        max_pixels=config.max_image_pixels)
   if kind == 'folder' and place:
     from byol_jax.data import folder
     return folder.create_folder_source(
         place, split, train_split=config.train_split,
         cache_bytes=config.cache_bytes,
-        max_bad_share=config.max_bad_image_share)
+        max_bad_share=config.max_bad_image_share,
+        max_pixels=config.max_image_pixels)
+  if kind == 'tfrecord' and place:
+    from byol_jax.data import tfrecord_source
+    return tfrecord_source.create_tfrecord_source(
+        place, split, train_split=config.train_split,
+        max_pixels=config.max_image_pixels)
   if kind in ('voc', 'cityscapes', 'pairs') and place:
     from byol_jax.data import dense
     return dense.create_dense_source(
-        kind, place, split, train_split=config.train_split)
+        kind, place, split, train_split=config.train_split,
+        max_pixels=config.max_image_pixels)
   raise ConfigError(
       f'data is {config.data!r}; expected tfds:NAME, folder:PATH, '
-      'arrays:PATH.npz, voc:PATH, cityscapes:PATH, pairs:PATH or fake')
+      'tfrecord:PATTERN, arrays:PATH.npz, voc:PATH, cityscapes:PATH, '
+      'pairs:PATH or fake')

@@ -26,7 +26,8 @@ logging.get_absl_logger().addFilter(
 
 
 def create_tfds_source(
-    name: str, split: str, *, data_dir: str, cache_bytes: int) -> Source:
+    name: str, split: str, *, data_dir: str, cache_bytes: int,
+    max_pixels: int) -> Source:
   """Opens a TFDS image dataset, downloading it if need be.
 
   Images are the feature `image`, or else the only one that is an image;
@@ -39,6 +40,7 @@ def create_tfds_source(
     split: a split of it, slices such as 'train[:10%]' included.
     data_dir: TFDS's directory; '' is its default.
     cache_bytes: decoded images of one size that fit are held in memory.
+    max_pixels: of an image; a larger one counts as one that cannot be read.
 
   Returns:
     The source.
@@ -75,8 +77,9 @@ def create_tfds_source(
       is_multi_label=is_multi_label,
       read_names=_make_read_names(builder, split),
       class_names=tuple(label.names) if label and label.names else None)
+  limits = dict(max_image_pixels=max_pixels)
   if is_multi_label:
-    return _encoded_multi_label(builder, split, image_key, common)
+    return _encoded_multi_label(builder, split, image_key, common | limits)
   shape = builder.info.features[image_key].shape
   if None not in shape and num_examples * np.prod(
       shape[:2], dtype=np.int64) * 3 <= cache_bytes:
@@ -86,7 +89,7 @@ def create_tfds_source(
       logging.warning(
           '%s has an example that cannot be read (%s); reading one by one.',
           common['name'], ' '.join(error.message.split())[:200])
-  return _encoded(builder, split, image_key, label_key, common)
+  return _encoded(builder, split, image_key, label_key, common | limits)
 
 
 def _prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import tensorflow as tf
 
+from byol_jax import peers
 from byol_jax.data import dense as dense_data
 from byol_jax.data import unreadable
 from byol_jax.evaluation import finetuning
@@ -32,8 +33,8 @@ from byol_jax.training import devices
 # Shares of the steps from which the learning rate is a tenth of what it was.
 _DECAYED_FROM = (0.7, 0.9)
 
-# Maps a batch of images to what is measured, under given variables.
-Predict = Callable[[Any, np.ndarray], np.ndarray]
+# Maps a batch of images to what is measured.
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class DenseTask:
       total_steps=..., process_index=..., process_count=...)`, augmented
       batches of `settings.batch_size`.
     measure: maps (predict, source, index) to figures by name; `predict` maps
-      images to `readout`'s result. `index` None is all of the source.
+      images to `readout`'s result. `index` None is all of the source. Each
+      process reads its share, and all get the figures of the whole.
     figure: the name of the one to choose by, the more the better.
   """
 
@@ -196,8 +198,13 @@ class _Fitter:
   def measure(
       self, variables: Any, source: dense_data.DenseSource,
       index: np.ndarray | None) -> dict[str, float]:
-    """Figures on `index` of the source; every process sees all of it."""
-    predict = functools.partial(self._predict, devices.replicate(variables))
+    """Figures on `index` of the source, of which each process has its share."""
+    variables = devices.replicate(variables)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+      peers.advance(f'{self._task.name}, measuring')
+      return self._predict(variables, images)
+
     return self._task.measure(predict, source, index)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax.training import agreement
 
 # Of the largest error, where the loss turns from linear to quadratic.
 _THRESHOLD_SHARE = 0.2
@@ -75,6 +76,14 @@ class DepthMetrics:
         np.count_nonzero(ratio < _RATIO**power) for power in (1, 2, 3)]
     self.squared += float(np.sum(error**2))
     self.relative += float(np.sum(error / depth))
+
+  def total(self) -> 'DepthMetrics':
+    """Of what all processes have added; all must ask."""
+    counts = agreement.total(np.array([self.count, *self.hits], np.int64))
+    squared, relative = agreement.total(
+        np.array([self.squared, self.relative], np.float64))
+    return DepthMetrics(
+        int(counts[0]), counts[1:], float(squared), float(relative))
 
   def compute(self) -> dict[str, float]:
     """`delta1`, `delta2`, `delta3` (shares), `rms` (metres), `rel` (a share).

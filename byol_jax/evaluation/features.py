@@ -11,15 +11,16 @@ from typing import Any
 
 from absl import logging
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
+from byol_jax import peers
 from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.data import unreadable
 from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
 from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
@@ -27,6 +28,8 @@ from byol_jax.training import state as state_lib
 Batches = Callable[..., Iterator[dict[str, np.ndarray]]]
 
 _SAVE_SECONDS = 60.0
+# Rows that processes exchange at once, through the devices' memory.
+_GATHER_ROWS = 16384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +149,7 @@ def make_batches(
     num_examples = min(num_examples, limit)
   return SplitBatches(
       source.name, -(-num_examples // config.evaluate_batch_size),
-      lambda start_step: watch.filter(
-          create(start_step=start_step).as_numpy_iterator()))
+      lambda start_step: watch.batches(create, start_step))
 
 
 def extract_features(
@@ -186,6 +188,7 @@ def resume_features(
     progress: where rows are kept every minute.
   """
   parts, start = _read_parts(progress)
+  peers.advance(f'features of {batches.name}', start)
   rows, saved = [], time.monotonic()
   for step, row in enumerate(
       _predict_rows(predict, variables, batches(start)), start=start + 1):
@@ -217,7 +220,8 @@ def _predict_rows(
 
   # The devices have the next batch before the last one's rows are looked at.
   waiting = None
-  for batch in batches:
+  for number, batch in enumerate(batches, start=1):
+    peers.advance(f'features, batch {number}')
     following = predict.dispatch(variables, batch['image']), batch
     if waiting:
       yield finish(*waiting)
@@ -255,14 +259,20 @@ def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Joins every process's rows, of which some may have more than others."""
   if jax.process_count() == 1:
     return columns
-  count = len(columns['index'])
-  counts = multihost_utils.process_allgather(np.asarray(count))
-  padding = int(counts.max()) - count
+  counts = agreement.gather(np.array(len(columns['index'])))
+  ends = np.cumsum(counts)
 
   def gather(x: np.ndarray) -> np.ndarray:
-    padded = np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-    shares = multihost_utils.process_allgather(padded)
-    return np.concatenate([s[:n] for s, n in zip(
-        shares, counts, strict=True)])
+    joined = np.empty((ends[-1], *x.shape[1:]), x.dtype)
+    for first in range(0, int(counts.max()), _GATHER_ROWS):
+      size = min(_GATHER_ROWS, int(counts.max()) - first)
+      block = np.zeros((size, *x.shape[1:]), x.dtype)
+      mine = x[first:first + size]
+      block[:len(mine)] = mine
+      for rows, count, end in zip(
+          agreement.gather(block), counts, ends, strict=True):
+        target = joined[end - count:end][first:first + size]
+        target[:] = rows[:len(target)]
+    return joined
 
   return jax.tree.map(gather, columns)

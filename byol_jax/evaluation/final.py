@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import contextlib
 import functools
 import json
-import pathlib
-import shutil
 import statistics
 import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 
+from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -26,6 +26,8 @@ from byol_jax.evaluation import records
 from byol_jax.evaluation import report
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
+from byol_jax.training import devices
 from byol_jax.training import state as state_lib
 
 
@@ -48,6 +50,11 @@ class FinalEvaluator:
     protocols.check(names, config, sources)
     self._config = config
     self._names = tuple(names)
+    agreement.check_same('the config', [
+        list(names), config_lib.to_dict(config)])
+    agreement.check_same('the number of examples', [
+        source and source.num_examples
+        for source in (sources.train, sources.valid, sources.test)])
     self._extractor = subject_lib.Extractor(config, network, sources)
     self._make_subject = functools.partial(
         subject_lib.Subject, config, network, sources=sources,
@@ -86,7 +93,7 @@ class FinalEvaluator:
             random_init=random_init))
         on_record(made[-1])
     if directory:
-      _remove(pathlib.Path(directory))
+      _remove(epath.Path(directory))
     return made, subject
 
   def _find_unfinished(self, variables: Any) -> str | None:
@@ -100,24 +107,27 @@ class FinalEvaluator:
     sources = self._sources
     identity = subject_lib.identify(
         self._config, variables, sources.train, sources.valid, sources.test)
-    place = pathlib.Path(
+    place = epath.Path(
         self._progress_directory, f'{"+".join(self._names)}-{identity}')
-    others = [path.name for path in place.parent.glob('*') if path != place]
+    folder = place.parent
+    others = [path.name for path in (
+        folder.iterdir() if folder.is_dir() else ()) if path != place]
     if others:
       logging.info(
           '%s also holds what other evaluations have not finished, or are '
-          'at: %s; remove what is not wanted.', place.parent,
+          'at: %s; remove what is not wanted.', folder,
           ', '.join(sorted(others)))
     return str(place)
 
 
-def _remove(directory: pathlib.Path) -> None:
+def _remove(directory: epath.Path) -> None:
   """Unfinished work that is finished, once no process needs it."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('evaluated')
+  devices.sync('evaluated')
   if not jax.process_index():
-    shutil.rmtree(directory, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another evaluation's work is there
+    with contextlib.suppress(OSError):
+      directory.rmtree()
+    # Another evaluation's work may be there.
+    with contextlib.suppress(OSError, ValueError):
       directory.parent.rmdir()
 
 
@@ -142,7 +152,8 @@ def evaluate_and_report(
   variables = features_lib.online_variables(state)
   made = []
   if names:
-    print('final evaluation: the encoder, then the same one at random')
+    if not jax.process_index():
+      print('final evaluation: the encoder, then the same one at random')
     evaluator = FinalEvaluator(config, network, sources, names)
     made, subject = evaluator.run(
         variables, step=int(state.step), checkpoint=str(workdir))
@@ -161,7 +172,7 @@ def evaluate_and_report(
   ).write(workdir)
   result = create_result(made, workdir, time.monotonic() - begin)
   result = json.dumps(result, indent=2)
-  (pathlib.Path(workdir) / 'result.json').write_text(result + '\n')
+  files.write_whole(epath.Path(workdir) / 'result.json', result + '\n')
   page = report.write_report(workdir)
   if made:
     print(records.table(made))
@@ -201,7 +212,7 @@ def _sample_splits(
 
 
 def create_result(
-    made: Sequence[records.Record], workdir: str | pathlib.Path,
+    made: Sequence[records.Record], workdir: epath.PathLike,
     seconds: float,
 ) -> dict[str, Any]:
   """The figures that other programs read.

@@ -16,6 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax import peers
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import features as features_lib
 from byol_jax.objectives import regression
@@ -87,6 +88,7 @@ def find_neighbors(
   shape = (*padded.shape[:2], k)
   best = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
   for start in range(0, num_rows, bank_block):
+    peers.advance(f'neighbours, row {start} of {num_rows}')
     block = _pad_rows(bank[start:start + bank_block], bank_block)
     best = _merge_block(
         best, padded, normalize(block), jnp.int32(start), jnp.int32(num_rows))

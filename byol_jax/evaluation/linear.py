@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byol_jax import peers
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import resumable
@@ -163,6 +164,7 @@ def train_on_features(
       count=len(base_learning_rates), momentum=momentum)
   data = jax.device_put((embedding, label, weight))
   for epoch in range(num_epochs):
+    peers.advance(f'linear, epoch {epoch + 1}')
     heads = _train_epoch(
         heads, jax.random.fold_in(order_key, epoch), data,
         base_learning_rates=tuple(base_learning_rates),

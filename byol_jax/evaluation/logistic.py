@@ -58,6 +58,7 @@ import numpy as np
 import optax
 
 from byol_jax import config as config_lib
+from byol_jax import peers
 from byol_jax.evaluation import accuracy
 
 Loss = Literal['softmax', 'sigmoid']
@@ -420,6 +421,7 @@ def fit_path(
         fit, problem, l2, _predict_start(fits, l2),
         max_iterations=max_iterations, tolerance=tolerance)
     fits = [*fits[-1:], _keep(progress, f'path-{l2:.6e}', make)]
+    peers.advance(f'logistic, l2 {l2:.2e}')
     yield fits[-1]
 
 

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from absl import logging
-import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import progress as progress_lib
+from byol_jax.training import agreement
 
 Choice = TypeVar('Choice')
 Fit = TypeVar('Fit')
@@ -67,27 +66,23 @@ def choose(
   """
   if len(grid) == 1:
     return grid[0]
-  figures = _read_figures(len(grid), progress)
+  figures = []
   for number, choice in enumerate(grid):
-    if np.isnan(figures[number]):
-      figures[number] = np.nan_to_num(measure(choice), nan=-1.0)
-      progress.put(f'choice{number}', {'figure': figures[number]})
+    found = progress.keep(
+        f'choice{number}', lambda choice=choice: [('figure', _agree(
+            measure(choice)))])
+    figures.append(found['figure'])
     logging.info('%d of %d choices: %s gives %.4f', number + 1, len(grid),
-                 choice, figures[number])
+                 choice, figures[-1])
   return grid[int(np.argmax(figures))]
 
 
-def _read_figures(count: int, progress: progress_lib.Progress) -> np.ndarray:
-  """What is measured already, f64[count]; NaN what is not.
+def _agree(figure: float) -> float:
+  """The first process's, should machines round differently; NaN is -1.
 
-  Fits are made by all processes together, so that what is left to do has to be
-  the same for all: what the first process has.
+  Who chose otherwise would make another fit than those it makes it with.
   """
-  found = [progress.get(f'choice{number}') for number in range(count)]
-  figures = np.array([f['figure'] if f else np.nan for f in found])
-  if jax.process_count() > 1:
-    figures = multihost_utils.broadcast_one_to_all(figures)
-  return np.array(figures, np.float64)
+  return agreement.of_first(float(np.nan_to_num(figure, nan=-1.0)))
 
 
 def choose_fit(
@@ -109,7 +104,7 @@ def choose_fit(
 
   def fit_and_measure(choice: Choice) -> float:
     made = fit(choice)
-    figure = measure(made)
+    figure = _agree(measure(made))
     if figure > best.get('figure', -np.inf):
       best.update(figure=figure, choice=choice, fit=made)
     return figure

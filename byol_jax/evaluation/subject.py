@@ -5,11 +5,10 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 
@@ -19,6 +18,7 @@ from byol_jax.data import sources as sources_lib
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import progress as progress_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +138,8 @@ def identify(
       [config_lib.to_dict(config), jax.process_count(), data],
       sort_keys=True).encode())
   for path in config.semi_supervised.subsets:
-    digest.update(pathlib.Path(path).expanduser().read_bytes())
+    digest.update(epath.Path(path).expanduser().read_bytes())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf).tobytes())
-  name = np.frombuffer(digest.digest()[:8], np.uint8)
-  if jax.process_count() > 1:  # copies of the data differ in their dates
-    name = np.asarray(multihost_utils.broadcast_one_to_all(name))
-  return name.tobytes().hex()
+  # Copies of the data differ in their dates.
+  return agreement.of_first(digest.digest()[:8].hex())

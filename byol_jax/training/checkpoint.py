@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
 from byol_jax import failures
+from byol_jax import files
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checksum
 from byol_jax.training import devices
@@ -62,7 +63,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int = 1):
     """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
-    self.directory = epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+    self.directory = files.absolute(workdir) / 'checkpoints'
     self._keep = keep
     self._pending: int | None = None  # a step whose save is under way
     self._failure = ''  # why the last save failed, until the next one begins

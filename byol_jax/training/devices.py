@@ -70,8 +70,16 @@ def join(tree: Any) -> Any:
 
 
 def localize(tree: Any) -> Any:
-  """Takes this process's copies of every leaf that lies `everywhere`."""
-  return _with_sharding(tree, replicated_sharding())
+  """Takes this process's copies of every leaf that lies `everywhere`.
+
+  Those that this process has made for itself are copied to all its devices.
+  """
+  if jax.process_count() == 1:
+    return tree
+  local = replicated_sharding()
+  return jax.tree.map(
+      lambda x: jax.device_put(x, local) if x.is_fully_addressable else
+      _with_sharding(x, local), tree)
 
 
 def _with_sharding(tree: Any, sharding: jax.sharding.NamedSharding) -> Any:
@@ -119,8 +127,16 @@ def pmap_train_step(
       donate_argnums=(0,))
 
 
-def pmap_voting_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
+def pmap_voting_step(
+    train_step: Callable[..., Any],
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
   """Maps `train_step(state, batch)` over all devices, and counts votes.
+
+  Args:
+    train_step: what one device does with its share of the batch.
+    devices: to map over; None is all there are. Those of a topology that is
+      not there will do for what is lowered and compiled, and not run.
 
   Returns:
     `(state, batch, votes) -> (state, metrics, totals)`: `votes` as `ballot`
@@ -133,7 +149,7 @@ def pmap_voting_step(train_step: Callable[..., Any]) -> Callable[..., Any]:
 
   return jax.pmap(
       step, axis_name=AXIS_NAME, in_axes=(None, 0, 0),
-      out_axes=(None, None, None), donate_argnums=(0,))
+      out_axes=(None, None, None), devices=devices, donate_argnums=(0,))
 
 
 def ballot(votes: Sequence[float]) -> jax.Array:

@@ -95,7 +95,7 @@ def test_every_odd_kind_is_shown_as_by_a_viewer(tmp_path):
 
 def test_only_plain_files_go_the_fast_way(tmp_path):
   _write_odd_files(tmp_path)
-  examined = folder_index.examine_folder(tmp_path)
+  examined = folder_index.examine_folder(tmp_path, 10**6)
   assert [file.name[0] for file in examined.good if file.plain] == [
       'a', 'b', 'd', 'i']
   turned = next(f for f in examined.good if f.name.startswith('h'))
@@ -141,7 +141,8 @@ def test_files_are_examined_once(tmp_path, monkeypatch):
   examined = []
   examine = photo.examine
   monkeypatch.setattr(
-      photo, 'examine', lambda path: examined.append(path) or examine(path))
+      photo, 'examine',
+      lambda path, *limit: examined.append(path) or examine(path, *limit))
   _open(tmp_path)
   assert len(examined) == 2
   _open(tmp_path)

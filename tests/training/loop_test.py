@@ -1,16 +1,24 @@
 """The run: what it writes, how it stops, how it goes on."""
 
 import dataclasses
+import functools
 import json
+import os
 import pathlib
+import signal
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import locks
+from byol_jax import stopping
+from byol_jax.evaluation import features
+from byol_jax.evaluation import knn
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import loop
@@ -28,6 +36,12 @@ def _rows(workdir):
   return [json.loads(line) for line in lines]
 
 
+def _without_clock(workdir):
+  return [
+      {k: v for k, v in row.items() if not k.startswith('perf/')}
+      for row in _rows(workdir)]
+
+
 def _assert_equal(a, b):
   """Bit for bit, every leaf."""
   a, b = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
@@ -35,6 +49,22 @@ def _assert_equal(a, b):
   for (path, x), y in zip(a, b, strict=True):
     np.testing.assert_array_equal(
         x, y, err_msg=jax.tree_util.keystr(path), strict=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_report(request, monkeypatch):
+  """The end of a run has tests of its own; here it would be most of the time.
+  """
+  if 'with_report' not in request.keywords:
+    monkeypatch.setattr(loop.final, 'evaluate_and_report', lambda *_: None)
+
+
+@pytest.fixture
+def _set_up_once(tiny_config, tiny_encoder, monkeypatch):
+  """Compiles once for all runs of a test, which have the same config."""
+  set_up = functools.partial(setup_lib.set_up, tiny_config, tiny_encoder)
+  cached = functools.cache(set_up)
+  monkeypatch.setattr(setup_lib, 'set_up', lambda *_: cached())
 
 
 def _pretrain(config, workdir, encoder):
@@ -59,6 +89,7 @@ def _killed_at(monkeypatch, step):
   monkeypatch.setattr(devices, 'prefetch', dying)
 
 
+@pytest.mark.usefixtures('_set_up_once')
 @pytest.mark.parametrize('norm', [
     'batch', pytest.param('affine_init', marks=pytest.mark.slow)])
 def test_resuming_equals_never_stopping(
@@ -75,12 +106,8 @@ def test_resuming_equals_never_stopping(
   _assert_equal(expected, state)
   assert int(state.step) == 8
 
-  def figures(name):
-    return [
-        {k: v for k, v in row.items() if not k.startswith('perf/')}
-        for row in _rows(tmp_path / name)]
-
-  assert figures('killed') == figures('whole')
+  assert _without_clock(tmp_path / 'killed') == _without_clock(
+      tmp_path / 'whole')
 
 
 @pytest.fixture
@@ -101,10 +128,9 @@ def test_resuming_a_resnet_that_started_from_data(
   config.test_split = ''
   config.total_steps, config.warmup_steps = 3, 1
   config.checkpoint_every_steps = 2
-  # Compiled once; what comes after the last step is none of its business.
+  # Compiled once.
   setup = setup_lib.set_up(config)
   monkeypatch.setattr(setup_lib, 'set_up', lambda *_: setup)
-  monkeypatch.setattr(loop.final, 'evaluate_and_report', lambda *_: None)
   expected = _pretrain(config, tmp_path / 'whole', None)
   with monkeypatch.context() as patch:
     _killed_at(patch, 2)
@@ -114,6 +140,7 @@ def test_resuming_a_resnet_that_started_from_data(
   _assert_equal(expected, _pretrain(config, tmp_path / 'killed', None))
 
 
+@pytest.mark.with_report
 def test_what_a_run_writes(tiny_config, tiny_encoder, tmp_path, capsys):
   tiny_config.final_protocols = ('knn',)
   _pretrain(tiny_config, tmp_path, tiny_encoder)
@@ -278,29 +305,161 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
     loop.pretrain(config, str(tmp_path / 'b'), tiny_encoder)
 
 
-def test_not_finite_stops_the_run(
-    tiny_config, tiny_encoder, tmp_path, monkeypatch):
-  """It says which metric and step; the last good checkpoint stays."""
+def _poison(monkeypatch, is_bad):
+  """Makes the loss NaN on batches for which `is_bad(state, batch)`."""
   make_train_step = step_lib.make_train_step
 
   def make_poisoned(*args, **kwargs):
     train_step = make_train_step(*args, **kwargs)
 
     def poisoned(state, batch):
-      new, metrics = train_step(state, batch)
-      return new, metrics | {'train/loss': jnp.where(
-          state.step == 5, jnp.nan, metrics['train/loss'])}
+      bad = is_bad(state, batch)
+      state, metrics = train_step(state, batch)
+      spoil = lambda x: jnp.where(bad, jnp.full_like(x, jnp.nan), x)
+      return state.replace(
+          online_params=jax.tree.map(spoil, state.online_params)
+      ), metrics | {'train/loss': spoil(metrics['train/loss'])}
 
     return poisoned
 
   monkeypatch.setattr(step_lib, 'make_train_step', make_poisoned)
+
+
+def test_not_finite_stops_the_run(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """It says which metric, step and examples; the last checkpoint stays."""
+  _poison(monkeypatch, lambda state, _: state.step == 5)
   with pytest.raises(FloatingPointError) as error:
     loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
   assert 'train/loss' in str(error.value)
-  assert 'step 6' in str(error.value)
+  assert 'in step 6, on examples ' in str(error.value)
   assert 'checkpoint of step 4 is kept' in str(error.value)
+  assert '--config.on_nonfinite=rewind' in str(error.value)
   assert _rows(tmp_path)[-1]['train/loss'] == 'nan'
   assert int(_state(tmp_path, tiny_encoder).step) == 4
+  found = json.loads((tmp_path / 'nonfinite' / 'step_6.json').read_text())
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
+  batch = jax.device_get(next(setup.create_batches(5)))
+  assert found['example_ids'] == batch['index'].ravel().tolist()
+  assert found['metrics']['train/loss'] == 'nan'
+
+
+def _bad_example(config, encoder):
+  """An example of the batch of step 5 that no other batch has."""
+  batches = setup_lib.set_up(config, encoder).create_batches(0)
+  batches = [set(batch['index'].ravel().tolist()) for batch in batches]
+  return min(batches.pop(5) - set().union(*batches[:4], *batches[4:]))
+
+
+def test_rewinding_leaves_out_the_batch_and_nothing_else(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """As a run whose order never had the batch; also when it is resumed."""
+  config = tiny_config
+  config.data = 'fake:4096'  # no example twice
+  bad = _bad_example(config, tiny_encoder)
+  make_note = resume.first_note
+  with monkeypatch.context() as patch:
+    patch.setattr(
+        resume, 'first_note', lambda setup: make_note(setup) | {
+            'skipped_batches': [5]})
+    expected = _pretrain(config, tmp_path / 'without', tiny_encoder)
+  _poison(monkeypatch, lambda _, batch: lax.psum(
+      (batch['index'] == bad).sum(), devices.AXIS_NAME) > 0)
+  config.on_nonfinite = 'rewind'
+  setup = setup_lib.set_up(config, tiny_encoder)
+  monkeypatch.setattr(setup_lib, 'set_up', lambda *_: setup)
+  for name, step in (('whole', None), ('killed', 6)):
+    if step:
+      with monkeypatch.context() as patch:
+        _killed_at(patch, step)
+        with pytest.raises(_Killed):
+          _pretrain(config, tmp_path / name, tiny_encoder)
+    _assert_equal(expected, _pretrain(config, tmp_path / name, tiny_encoder))
+    assert _without_clock(tmp_path / name) == _without_clock(
+        tmp_path / 'without')
+
+
+@pytest.mark.usefixtures('_set_up_once')
+def test_rewinding_ends_after_a_stated_number(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch, capsys):
+  _poison(monkeypatch, lambda state, _: state.step == 5)
+  tiny_config.on_nonfinite, tiny_config.max_rewinds = 'rewind', 2
+  with pytest.raises(FloatingPointError, match='after 2 rewinds; the check'):
+    loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
+  output = capsys.readouterr().out
+  assert 'going back to step 4 to leave that batch out, rewind 2 of' in output
+
+
+def _asked_at(monkeypatch, step):
+  """As if a signal had come while the batch of `step` was taken."""
+  prefetch = devices.prefetch
+
+  def asking(batches, size=2):
+    for n, batch in enumerate(prefetch(batches, size)):
+      if n == step:
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  monkeypatch.setattr(devices, 'prefetch', asking)
+
+
+@pytest.mark.usefixtures('_set_up_once')
+def test_a_signal_saves_this_very_step_and_the_run_goes_on(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """Bit for bit, without an evaluation less, where one was due just then."""
+  expected = _pretrain(tiny_config, tmp_path / 'whole', tiny_encoder)
+  for step in (1, 1):  # after the second step, and after the fourth
+    with monkeypatch.context() as patch:
+      _asked_at(patch, step)
+      with pytest.raises(stopping.Preempted, match='stopped after step .*saved'
+                         ) as error:
+        _pretrain(tiny_config, tmp_path / 'stopped', tiny_encoder)
+    assert error.value.code == 75
+  checkpoints = tmp_path / 'stopped' / 'checkpoints'
+  assert sorted(path.name for path in checkpoints.iterdir()) == ['2', '4']
+  assert 'knn/test_top1' not in _rows(tmp_path / 'stopped')[-1]
+  state = _pretrain(tiny_config, tmp_path / 'stopped', tiny_encoder)
+  _assert_equal(expected, state)
+  assert _without_clock(tmp_path / 'stopped') == _without_clock(
+      tmp_path / 'whole')
+
+
+@pytest.mark.usefixtures('_set_up_once')
+def test_a_signal_in_an_evaluation_is_obeyed_in_it(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """It is left off, and made when the run goes on."""
+  expected = _pretrain(tiny_config, tmp_path / 'whole', tiny_encoder)
+  run = knn.run
+  with monkeypatch.context() as patch:
+    patch.setattr(
+        features, 'online_variables', lambda state: (
+            os.kill(os.getpid(), signal.SIGINT),
+            {'params': state.online_params,
+             'batch_stats': state.online_batch_stats})[1])
+    patch.setattr(knn, 'run', lambda *_, **__: pytest.fail('to its end'))
+    with pytest.raises(stopping.Preempted, match='after step 4, saved'):
+      _pretrain(tiny_config, tmp_path / 'stopped', tiny_encoder)
+  assert knn.run is run
+  _assert_equal(
+      expected, _pretrain(tiny_config, tmp_path / 'stopped', tiny_encoder))
+  assert _without_clock(tmp_path / 'stopped') == _without_clock(
+      tmp_path / 'whole')
+
+
+def test_a_signal_before_the_first_step_leaves_at_once(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  _asked_at(monkeypatch, 0)
+  with pytest.raises(stopping.Preempted, match='nothing to save'):
+    loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_workdir_is_for_one_run_at_a_time(
+    tiny_config, tiny_encoder, tmp_path):
+  with locks.hold(tmp_path / '.lock', 'it'):
+    with pytest.raises(config_lib.ConfigError, match='another job works on'):
+      loop.pretrain(tiny_config, str(tmp_path), tiny_encoder)
+  assert not (tmp_path / 'checkpoints').exists()
 
 
 def test_it_learns(tiny_config, tiny_encoder, tmp_path):

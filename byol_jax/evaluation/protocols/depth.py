@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -88,7 +89,8 @@ def _measure(
 ) -> dict[str, float]:
   metrics = depth.DepthMetrics()
   dataset = dense_pipeline.create_depth_eval_dataset(
-      source, settings, batch_size=settings.evaluate_batch_size, index=index)
+      source, settings, batch_size=settings.evaluate_batch_size, index=index,
+      process_index=jax.process_index(), process_count=jax.process_count())
   for batch in unreadable.guard(source, dataset.as_numpy_iterator()):
     metrics.add(predict(batch['image']), batch['depth'])
-  return metrics.compute()
+  return metrics.total().compute()

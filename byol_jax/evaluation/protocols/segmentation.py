@@ -25,6 +25,7 @@ from byol_jax.evaluation import subject as subject_lib
 from byol_jax.evaluation.protocols import needs
 from byol_jax.networks import network as network_lib
 from byol_jax.networks.segmentation import FCNHead
+from byol_jax.training import agreement
 
 
 def check(
@@ -132,10 +133,12 @@ def _measure(
   count = len(source.map_classes)
   confusions = np.zeros((count, count), np.int64)
   dataset = dense_pipeline.create_segmentation_eval_dataset(
-      source, batch_size=batch_size, mean=mean, index=index)
+      source, batch_size=batch_size, mean=mean, index=index,
+      process_index=jax.process_index(), process_count=jax.process_count())
   for batch in unreadable.guard(source, dataset.as_numpy_iterator()):
     confusions += segmentation.count_confusions(
         predict(batch['image']), batch['label'], count)
+  confusions = agreement.total(confusions)
   logging.info('IoU in %%: %s', ', '.join(
       f'{name} {100 * iou:.1f}' for name, iou in zip(
           source.map_classes, segmentation.class_ious(confusions),

@@ -1,0 +1,67 @@
+"""Whether a run may go on with what it is given now."""
+
+import copy
+
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax.training import resume
+
+
+@pytest.fixture
+def note(tiny_config):
+  return {'config': config_lib.to_dict(tiny_config), 'num_examples': 64}
+
+
+def _check(saved, note, accept=False):
+  resume._check_same_run(saved, note, 'runs/mine', accept)
+
+
+def test_the_same(note):
+  _check(copy.deepcopy(note), note)
+
+
+@pytest.mark.parametrize('field, value', [
+    ('log_every_steps', 7), ('name', 'x'), ('knn.k', 3),
+    ('linear.num_epochs', 2), ('on_nonfinite', 'rewind')])
+def test_free_fields_are_told(note, field, value, caplog):
+  saved = copy.deepcopy(note)
+  config = config_lib.from_dict(saved['config'])
+  config_lib.set_field(config, field, value)
+  saved['config'] = config_lib.to_dict(config)
+  with caplog.at_level('INFO'):
+    _check(saved, note)
+  assert f'changed since the last save: {field}: {value!r}' in caplog.text
+
+
+@pytest.mark.parametrize('field, value', [
+    ('base_learning_rate', 0.1), ('batch_size', 32), ('seed', 1),
+    ('data', 'fake:65'), ('augment.view2.blur_prob', 1.0),
+    ('total_steps', 9), ('compute_dtype', 'bfloat16')])
+def test_others_bend_the_run_and_must_be_accepted(note, field, value):
+  saved = copy.deepcopy(note)
+  config = config_lib.from_dict(saved['config'])
+  config_lib.set_field(config, field, value)
+  saved['config'] = config_lib.to_dict(config)
+  with pytest.raises(config_lib.ConfigError) as error:
+    _check(saved, note)
+  assert f'differ (there, here): {field}: {value!r}, ' in str(error.value)
+  assert '--accept_config_changes' in str(error.value)
+  _check(saved, note, accept=True)
+
+
+def test_another_number_of_images(note):
+  with pytest.raises(
+      config_lib.ConfigError, match='images of fake:64: 63, 64'):
+    _check(note | {'num_examples': 63}, note)
+  without = copy.deepcopy(note)
+  del without['num_examples']  # as earlier versions
+  _check(without, note)
+
+
+def test_free_fields_are_fields():
+  """A typing error would free nothing."""
+  fields = config_lib.flatten(config_lib.get_base_config().to_dict())
+  for name in config_lib.FREE_FIELDS:
+    assert name in fields or name.endswith('.') and any(
+        field.startswith(name) for field in fields), name

@@ -1,8 +1,8 @@
 """Evaluations in real processes: two with two devices each, as one with four.
 
 Where a figure counts examples or pixels, the same ones are counted but for
-those that rounding puts on the other side; errors agree to 1e-4, after three steps of
-learning that make more of it.
+those that rounding puts on the other side; errors agree to 1e-4, after three
+steps of learning that make more of it.
 """
 
 import json

@@ -148,7 +148,7 @@ def turns_read_only(lab: Lab) -> Iterator[Survived]:
 def read_only(lab: Lab) -> Iterator[Survived]:
   """From the start; for root, only a mount is that."""
   with _small_disk(lab, '-o', 'ro') as disk:
-    line = lab.start(disk / 'run').refuses('cannot be written', 'read-only')
+    line = lab.start(disk / 'run').refuses('cannot be written', 'Read-only')
   yield Survived(line)
 
 

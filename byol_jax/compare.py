@@ -11,9 +11,9 @@ such a file, is yours: it is shown at the top of the page.
 """
 
 from collections.abc import Sequence
-import pathlib
 
 from absl import flags
+from etils import epath
 
 from byol_jax import jobs
 
@@ -32,7 +32,7 @@ def main(_: Sequence[str]) -> None:
   """Reads, and writes what it made of it."""
   from byol_jax.evaluation import comparison
   from byol_jax.evaluation import comparison_page
-  output = pathlib.Path(_OUTPUT.value)
+  output = epath.Path(_OUTPUT.value)
   if _RUNS.value is not None:
     found = comparison.compare(
         _RUNS.value, first=_FIRST.value, command=_COMMAND.value)

@@ -15,9 +15,9 @@ origin.json says; give --licence for weights of your own.
 
 from collections.abc import Sequence
 import json
-import pathlib
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from byol_jax import jobs
@@ -38,7 +38,7 @@ def main(_: Sequence[str]) -> None:
   step = deepmind_workdir.import_checkpoint(
       _INPUT.value, _OUTPUT.value, _CONFIG.value, _LICENCE.value)
   workdir = _OUTPUT.value
-  fields = json.loads((pathlib.Path(workdir) / 'config.json').read_text())
+  fields = json.loads((epath.Path(workdir) / 'config.json').read_text())
   print(
       f'imported {_INPUT.value}: {fields["encoder"]} of width '
       f'{fields["resnet"]["width"]:g} after {step} updates; weights: '

@@ -112,15 +112,24 @@ def run(
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _say(error)
       _leave(1, f'{error}')
-    except stopping.Preempted as error:
+    except stopping.UnfinishedError as error:
       print(error, flush=True)
       _leave(error.code, f'{error}')
     except Exception as error:
-      traceback.print_exc()
+      if _is_of_remote_files(error):
+        _say(error)
+      else:
+        traceback.print_exc()
       _leave(1, f'{type(error).__name__}: {error}')
     peers.part(0)
 
   app.run(guarded, flags_parser=_parse_flags)
+
+
+def _is_of_remote_files(error: Exception) -> bool:
+  """What TensorFlow raises in place of OSError where paths are gs://."""
+  return type(error).__module__.startswith('tensorflow.') and '://' in str(
+      error)
 
 
 def _leave(code: int, why: str) -> None:

@@ -20,12 +20,16 @@ import threading
 import time
 from typing import Any
 
+from byol_jax import failures
 from byol_jax import stopping
 
 _PREFIX = 'byol_jax/peers/'
 _PERIOD_SECS = 1.0
 # Of silence, once a collective has failed: somebody is gone.
 _SUSPICIOUS_SECS = 5.0
+# What JAX says where a network, or a machine, was slow; the next start is a new
+# chance.
+_LOST_FOR_A_MOMENT = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')
 # The others hear of each other through process 0, whose end would be theirs.
 _LAST_WORDS_SECS = 3.0
 _watch = None  # of this process, where there are others
@@ -202,6 +206,7 @@ def advance(doing: str, count: int = 1) -> None:
   if _watch is not None:
     _watch.advance(doing, count)
 
+
 def run(fn: Callable[[], Any]) -> Any:
   """Calls `fn`; if a collective fails in it, says who is gone, and leaves."""
   if _watch is None:
@@ -209,9 +214,15 @@ def run(fn: Callable[[], Any]) -> Any:
   import jax
   try:
     return fn()
-  except jax.errors.JaxRuntimeError:
+  except jax.errors.JaxRuntimeError as error:
     _watch.suspect()
+    if any(word in str(error) for word in _LOST_FOR_A_MOMENT):
+      why = ('all processes are there, but they waited too long for each other '
+             f'({failures.reason(error)})')
+      _say(stopping.RUN_AGAIN, why)
+      part(stopping.RUN_AGAIN, why)
     raise
+
 
 def part(code: int, message: str = '') -> None:
   """Ends this process's part in the job, if it has others beside it.

@@ -12,6 +12,7 @@ from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import peers
+from byol_jax import stopping
 
 _COORDINATOR = flags.DEFINE_string(
     'coordinator', None,
@@ -42,8 +43,8 @@ def join() -> None:
   To be called before anything asks JAX for its devices.
 
   Raises:
-    ConfigError: for flags that do not belong together, or when the processes
-      do not find each other in time.
+    ConfigError: for flags that do not belong together.
+    UnfinishedError: when the processes do not find each other in time.
   """
   told = _told()
   import jax
@@ -60,7 +61,8 @@ def join() -> None:
       raise config_lib.ConfigError(f'the processes: {error}') from error
     return  # On no cluster that JAX knows: this process is alone.
   except RuntimeError as error:
-    raise config_lib.ConfigError(
+    # One host may only be slow to start, and is there the next time.
+    raise stopping.UnfinishedError(
         f'the processes did not find each other in {_JOIN_TIMEOUT.value} '
         f'seconds ({str(error).splitlines()[0][:200]}): start all of '
         'them, with one --coordinator that every machine can reach') from error

@@ -23,16 +23,20 @@ _SAME_SIGNAL_SECS = 1.0
 _UNWIND_SECS = 5.0
 
 
-class Preempted(SystemExit):
-  """The job was asked to stop, and can go on; its code is `RUN_AGAIN`."""
+class UnfinishedError(SystemExit):
+  """The same command, given again, goes on; its code is `RUN_AGAIN`."""
 
   def __init__(self, message: str):
-    """`message` says, in a line, what is kept."""
+    """`message` says, in a line, why, or what is kept."""
     super().__init__(RUN_AGAIN)
     self.message = message
 
   def __str__(self) -> str:
     return self.message
+
+
+class Preempted(UnfinishedError):
+  """The job was asked to stop."""
 
 
 class Requests:

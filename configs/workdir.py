@@ -9,15 +9,15 @@ run's own.
 """
 
 import json
-import pathlib
 
+from etils import epath
 import ml_collections
 
 from byol_jax import config as config_lib
 
 
 def get_config(workdir: str = '') -> ml_collections.ConfigDict:
-  path = pathlib.Path(workdir) / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   if not workdir or not path.is_file():
     raise ValueError(
         f'there is no {path}; expected a workdir after a colon: '

@@ -199,7 +199,10 @@ look() {
 
 create_slice() {
   say "creating $name: $accelerator_type in $zone"
-  if ! "${create[@]}" 2> >(tee "$scratch/errors" >&2); then
+  local code=0
+  "${create[@]}" 2> "$scratch/errors" || code=$?
+  cat "$scratch/errors" >&2
+  if ((code)); then
     # Somebody else's slice may end; a slip stays.
     if ! grep -qi 'no more capacity' "$scratch/errors"; then
       refuse "gcloud did not create $name, and says why above"
@@ -319,8 +322,10 @@ exit 130' INT
     if [[ $outcome != running ]]; then
       if ! deploy; then
         look || true
-        [[ $state != READY && $state != ACTIVE ]] \
-          || refuse "the job was not started on $name; see above"
+        if [[ $state == READY || $state == ACTIVE ]]; then
+          echo "error: the job was not started on $name; see above" >&2
+          finish 1
+        fi
         outcome=lost
       fi
     fi
@@ -387,7 +392,7 @@ case $action in
   fetch) fetch ;;
 esac
 if [[ -n $dry_run ]]; then
-  scratch=/tmp
+  scratch=${TMPDIR:-/tmp}
   if [[ $action == run ]]; then
     print_run
   else

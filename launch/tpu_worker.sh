@@ -29,6 +29,7 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
       return
     fi
   done
+  export UV_PYTHON_PREFERENCE=only-managed  # Others may lack venv.
   python3 -m pip install --user --quiet uv
   python3 -m uv python install 3.12
   PYTHON=$(python3 -m uv python find 3.12)
@@ -41,8 +42,10 @@ install() {
   source "$here/environment.sh" tpu
 }
 
+# After a reboot the same number may be that of another process.
 is_running() {
-  [[ -s $notes/pid ]] && kill -0 "$(< "$notes/pid")" 2>/dev/null
+  [[ -s $notes/pid ]] \
+    && grep -q tpu_worker.sh "/proc/$(< "$notes/pid")/cmdline" 2>/dev/null
 }
 
 # Its words are read by tpu_pod.sh.
@@ -81,7 +84,7 @@ work() {
   install
   choose_command() {
     # shellcheck disable=SC2034
-    command=(python -m "${job[@]}")
+    command=(env "JAX_PLATFORMS=tpu,cpu" python -m "${job[@]}")
   }
   supervise 1 0 30 || code=$?
   echo "$code" > "$notes/code"
@@ -89,7 +92,7 @@ work() {
 
 follow() {
   if is_running; then
-    tail -n "+$1" --pid="$(< "$notes/pid")" -f "$notes/log"
+    tail -n "+$1" --sleep-interval=0.5 --pid="$(< "$notes/pid")" -f "$notes/log"
   else
     tail -n "+$1" "$notes/log"
   fi

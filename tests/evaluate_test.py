@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax import evaluate
+from byol_jax import stopping
 from byol_jax.evaluation import classifier
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject
@@ -129,6 +132,21 @@ class JobTest(parameterized.TestCase):
         (folder / 'linear-fake-64-random_init.json').read_text())
     self.assertEqual(record['settings']['num_epochs'], 2)
     self.assertBetween(record['metrics']['linear/test_top1'], 0, 1)
+
+  @parameterized.parameters(
+      ('random', None, 'starts anew, for nothing is kept without --output'),
+      ('random', '/somewhere', 'goes on where this one was'),
+      ('/somewhere', None, 'goes on where this one was'))
+  def test_a_signal_ends_it(self, checkpoint_flag, output, message):
+    with flagsaver.flagsaver(
+        checkpoint=checkpoint_flag, output=output), mock.patch.object(
+            evaluate, '_evaluate',
+            side_effect=lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+      with self.assertRaises(stopping.Preempted) as ended:
+        evaluate.main([])
+    self.assertEqual(ended.exception.code, 75)
+    self.assertEqual(
+        f'{ended.exception}', f'SIGTERM: stopped; the same command {message}')
 
   @parameterized.parameters(
       ('random', None, True), ('random', '/somewhere', False),

@@ -103,3 +103,22 @@ def test_slips_of_a_comparison(tmp_path):
       'byol_jax.compare', f'--runs={tmp_path}', f'--output={tmp_path}/a'),
                    f'no runs in {tmp_path}')
   assert not list(tmp_path.iterdir())
+
+
+def test_remote_files_that_cannot_be_used_are_a_users_slip():
+  code = (
+      'from byol_jax import jobs\n'
+      'from byol_jax.quiet_tensorflow import tf\n'
+      'def main(argv):\n'
+      '  raise tf.errors.PermissionDeniedError(None, None, {!r})\n'
+      'jobs.run(main)\n')
+  done = _run_code(code.format('no access to gs://bucket/run'))
+  _assert_one_line(done, 'no access to gs://bucket/run')
+  done = _run_code(code.format('shapes differ'))
+  assert done.returncode == 1 and 'Traceback' in done.stderr
+
+
+def _run_code(code):
+  return subprocess.run(
+      [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'}, timeout=120, check=False)

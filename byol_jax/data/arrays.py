@@ -5,8 +5,10 @@ import zipfile
 import zlib
 
 import numpy as np
+import tensorflow as tf
 
 from byol_jax.config import ConfigError
+from byol_jax.data import remote
 from byol_jax.data.examples import fingerprint
 from byol_jax.data.examples import InMemorySource
 
@@ -37,11 +39,11 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
     ConfigError: no such file or split, or not as described.
   """
   path = os.path.expanduser(path)
-  if not os.path.isfile(path):
-    raise ConfigError(f'arrays:{path}: there is no such file')
-  state = os.stat(path)
+  remote.check_exists(path, f'arrays:{path}', 'file')
+  state = remote.state(path)
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with tf.io.gfile.GFile(path, 'rb') as file, np.load(
+        file, allow_pickle=False) as archive:
       splits = _splits(archive.files)
       if split not in splits:
         raise ConfigError(
@@ -71,7 +73,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
       name=f'arrays:{path} ({split})', num_examples=len(images),
       num_classes=num_classes, images=images, labels=labels,
       is_multi_label=labels is not None and labels.ndim == 2,
-      fingerprint=fingerprint([(path, state.st_size, state.st_mtime_ns)]),
+      fingerprint=fingerprint([(path, *state)]),
       class_names=tuple(map(str, names)) if names else None)
 
 

@@ -18,6 +18,7 @@ on, like any other source.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 
 from absl import logging
@@ -27,7 +28,9 @@ import tensorflow as tf
 from byol_jax.config import ConfigError
 from byol_jax.data import dense_maps
 from byol_jax.data import examples
+from byol_jax.data import folder
 from byol_jax.data import folder_index
+from byol_jax.data import remote
 from byol_jax.data.dense_maps import IGNORED
 from byol_jax.data.examples import EncodedSource
 
@@ -93,9 +96,11 @@ def create_dense_source(
     ConfigError: no such folder or split, or a pair that is none; the message
       names a file.
   """
+  remote.check_local(path, f'{kind}:{path}')
   root = pathlib.Path(path).expanduser()
   if not root.is_dir():
     raise ConfigError(f'{kind}:{path}: there is no such folder')
+  folder.check_split(root, split)
   create = {'voc': _create_voc, 'cityscapes': _create_cityscapes}.get(kind)
   source = (create(root, split, max_pixels) if create
             else _create_pairs(root, split, train_split, max_pixels))
@@ -260,8 +265,8 @@ def _create_source(
       raise ConfigError(
           f'{name}: there is no image {images.root / file_name}')
   files = [known[file_name] for file_name in images.names]
-  paths = tf.constant(folder_index.readable_paths(
-      images.root, files, max_pixels))
+  paths = tf.constant([os.fsencode(path) for path in (
+      folder_index.readable_paths(images.root, files, max_pixels))])
   load_label = load_depth = is_labelled = None
   states = [file.state for file in files]
   if labels is not None:

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import cache
+from byol_jax.data import folder_index
 from byol_jax.data import image_header
 from byol_jax.data import photo
 
@@ -89,8 +90,8 @@ def make_load_label_fn(
   Returns:
     A function of an index, int64 scalar, to uint8 [h, w].
   """
-  paths = tf.constant(_readable_paths(
-      root, files, '.png', _label_as_png, max_pixels))
+  paths = tf.constant([os.fsencode(path) for path in _readable_paths(
+      root, files, '.png', _label_as_png, max_pixels)])
   numbers = tf.constant(np.where(numbers == UNKNOWN, IGNORED, numbers),
                         tf.uint8)
 
@@ -108,7 +109,7 @@ def make_load_depth_fn(
   """Reads depth maps in the graph: an index, int64 scalar, to f32 [h, w]."""
   listed = _readable_paths(
       root, files, '.npy', _depth_as_npy, max_pixels)
-  paths = tf.constant(listed)
+  paths = tf.constant([os.fsencode(path) for path in listed])
   is_array = tf.constant([path.endswith('.npy') for path in listed])
   sizes = tf.constant([(file.height, file.width) for file in files])
 
@@ -138,6 +139,10 @@ def _examine_all(
   for name in names:
     if not (root / name).is_file():
       raise ConfigError(f'there is no file {root / name}')
+    if folder_index.leads_out(root, str(root / name)):
+      raise ConfigError(
+          f'{root / name} leads out of {root}, by a link or `..`; copy what '
+          'it leads to')
     status = os.stat(root / name)
     files.append(MapFile(name, status.st_size, status.st_mtime_ns))
   remembered = cache.cached_file(

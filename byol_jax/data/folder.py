@@ -16,6 +16,7 @@ a bad one; what was found is remembered by path, size and time of change.
 import collections
 import concurrent.futures
 import dataclasses
+import os
 import pathlib
 
 from absl import logging
@@ -26,6 +27,7 @@ from byol_jax.config import ConfigError
 from byol_jax.data import examples
 from byol_jax.data import folder_index
 from byol_jax.data import photo
+from byol_jax.data import remote
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
@@ -69,6 +71,7 @@ def create_folder_source(
     ConfigError: no such folder or split, no images in it, or too many bad
       ones.
   """
+  remote.check_local(path, f'folder:{path}')
   layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
   found = folder_index.examine_folder(layout.root, max_pixels)
   _check_bad(found, layout.root, max_bad_share)
@@ -79,7 +82,8 @@ def create_folder_source(
   common = dict(
       name=f'folder:{path} ({split})', num_examples=len(files),
       num_classes=len(layout.class_names) if layout.class_names else None,
-      class_names=layout.class_names,
+      class_names=layout.class_names and tuple(
+          map(folder_index.printable, layout.class_names)),
       read_names=lambda: [file.name for file in files],
       fingerprint=examples.fingerprint(file.state for file in files))
   paths = [str(layout.root / file.name) for file in files]
@@ -94,12 +98,13 @@ def create_folder_source(
       load=_make_load_fn(
           folder_index.readable_paths(layout.root, files, max_pixels), labels),
       max_image_pixels=max_pixels,
-      place_of=lambda index: paths[index], **common)
+      place_of=lambda index: folder_index.printable(paths[index]), **common)
 
 
 def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
   if not path.is_dir():
     raise ConfigError(f'folder:{path}: there is no such folder')
+  check_split(path, split)
   if (path / split).is_dir():
     train = path / train_split
     return _Layout(path / split, _class_names(
@@ -111,9 +116,18 @@ def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
       "make it, or set config.test_split='' if there is none")
 
 
+def check_split(path: pathlib.Path, split: str) -> None:
+  """Raises ConfigError for a split that leads out of its dataset's folder."""
+  if folder_index.leads_out(path, str(path / split)):
+    raise ConfigError(
+        f'{path / split} leads out of {path}, by a link or `..`; name the '
+        'folder that it leads to in config.data, or copy it')
+
+
 def _class_names(train: pathlib.Path) -> tuple[str, ...] | None:
   entries = [e for e in train.iterdir() if not e.name.startswith('.')]
-  folders = sorted(e.name for e in entries if e.is_dir())
+  folders = sorted(
+      e.name for e in entries if e.is_dir() and not e.is_symlink())
   beside = any(folder_index.is_image_name(e.name) for e in entries
                if e.is_file())
   if beside or len(folders) < 2:
@@ -151,7 +165,8 @@ def _check_bad(
   log = folder_index.write_bad_list(root, found.bad)
   what = (f'{len(found.bad)} of {count} image files in {root} are bad ('
           + ', '.join(f'{n} {reason}' for reason, n in reasons.most_common(3))
-          + f'; such as {found.bad[0].name}; all are named in {log})')
+          + f'; such as {folder_index.printable(found.bad[0].name)}; '
+          f'all are named in {log})')
   if len(found.bad) > max_bad_share * count:
     raise ConfigError(
         f'{what}, more than max_bad_image_share={max_bad_share:g}; mend or '
@@ -174,7 +189,7 @@ def _read_all(paths: list[str], max_pixels: int) -> np.ndarray | None:
 
 
 def _make_load_fn(paths: list[str], labels: np.ndarray | None):
-  paths = tf.constant(paths)
+  paths = tf.constant([os.fsencode(path) for path in paths])
   labels = None if labels is None else tf.constant(labels)
 
   def load(index: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -52,6 +52,19 @@ def is_image_name(name: str) -> bool:
   return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
+def leads_out(root: str | os.PathLike[str], path: str) -> bool:
+  """Whether a path, once links and `..` are followed, is not under `root`."""
+  real_root = os.path.realpath(root)
+  return os.path.commonpath([real_root, os.path.realpath(path)]) != real_root
+
+
+def printable(name: str) -> str:
+  """A file's name on one line, whatever bytes it is made of."""
+  return ''.join(
+      c if c.isprintable() else c.encode('unicode_escape').decode()
+      for c in name)
+
+
 def holds_images(folder: pathlib.Path) -> bool:
   """Whether there is an image file in a folder, however deep."""
   return any(is_image_name(name)
@@ -120,14 +133,14 @@ def readable_paths(
 def write_bad_list(root: pathlib.Path, bad: list[ImageFile]) -> pathlib.Path:
   """Writes the bad files' names and problems, a line each; says where."""
   path = cache.cached_file('bad', os.path.realpath(root), '.txt')
-  lines = [f'{root / file.name}\t{file.problem}\n' for file in bad]
+  lines = [f'{printable(str(root / file.name))}\t{file.problem}\n'
+           for file in bad]
   cache.write(path, ''.join(lines).encode())
   return path
 
 
 def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
   """Image files by name, in an order that every machine agrees on."""
-  real_root = os.path.realpath(root)
   found = []
   for parent, folders, names in os.walk(root):  # no linked folders
     folders[:] = [f for f in folders if not f.startswith('.')]
@@ -135,10 +148,9 @@ def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
       path = os.path.join(parent, name)
       if name.startswith('.') or not is_image_name(name):
         continue
-      if os.path.islink(path) and os.path.commonpath(
-          [real_root, os.path.realpath(path)]) != real_root:
+      if os.path.islink(path) and leads_out(root, path):
         continue
-      if os.path.isfile(path):
+      if os.path.isfile(path):  # no pipe or device, which might never end
         found.append(pathlib.PurePath(os.path.relpath(path, root)).as_posix())
   for name in sorted(found):
     status = os.stat(root / name)

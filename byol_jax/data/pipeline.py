@@ -7,9 +7,11 @@ resumed and however many processes make them. Nothing is dropped at the end of
 an epoch: a batch may straddle two, and a run of E epochs of N examples has
 `E * N // batch_size` steps.
 
-An encoded example that cannot be read is replaced by the next that can (in
-evaluation it is masked); `wanted` then says which it was. It is for the host
-only: `unreadable.Watch` counts with it and takes it out of the batches.
+An encoded example that cannot be read is an error, or, in a `careful` pipeline,
+which costs a little more, is replaced by the next that can (in evaluation it is
+masked); `wanted` then says which it was. It is for the host only.
+`unreadable.Watch` makes a pipeline careful when it has to be, counts with
+`wanted`, and takes it out of the batches.
 
 Work is done in chunks of a few dozen rows, which fit the processor's cache
 and keep all its cores busy; chunks are joined into batches at the end.
@@ -18,6 +20,7 @@ and keep all its cores busy; chunks are joined into batches at the end.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import ml_collections
@@ -88,7 +91,7 @@ class _Rows:
 def create_train_dataset(
     source: Source, config: ml_collections.ConfigDict, *, start_step: int = 0,
     total_steps: int, process_index: int = 0, process_count: int = 1,
-) -> tf.data.Dataset:
+    careful: bool = False) -> tf.data.Dataset:
   """Two augmented views of every example, for pretraining.
 
   Args:
@@ -98,6 +101,7 @@ def create_train_dataset(
     total_steps: of the run, at least start_step.
     process_index: of this process.
     process_count: divides the batch size.
+    careful: see above.
 
   Returns:
     A dataset of total_steps - start_step batches of this process, b rows each:
@@ -120,7 +124,7 @@ def create_train_dataset(
   chunks = _random_crops(
       _shuffled_chunks(source, rows, start_step, total_steps, config.seed),
       source, rows, settings, seed=config.seed, streams=(0, 1),
-      size=config.image_size)
+      size=config.image_size, careful=careful)
   chunks = parallel_map(chunks, augment)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
@@ -140,11 +144,10 @@ def read_first_views(
     float32 [2 b, S, S, 3] in [0, 1]; b images of this process, in turn with
     their second views.
   """
-  dataset = create_train_dataset(
-      source, config, total_steps=1, process_index=process_index,
-      process_count=process_count)
   watch = unreadable.Watch(source, config.max_bad_image_share)
-  batch = next(watch.filter(dataset.as_numpy_iterator()))
+  batch = next(watch.batches(functools.partial(
+      create_train_dataset, source, config, total_steps=1,
+      process_index=process_index, process_count=process_count)))
   # As the step splits a batch: every n-th example is the first one's.
   pairs = np.stack(
       [view[::config.accumulation_steps] for view in batch['views']], axis=1)
@@ -165,7 +168,7 @@ def create_labelled_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
     total_steps: int, seed: int, start_step: int = 0,
     index: np.ndarray | None = None, process_index: int = 0,
-    process_count: int = 1) -> tf.data.Dataset:
+    process_count: int = 1, careful: bool = False) -> tf.data.Dataset:
   """One crop of every example, perhaps flipped: to learn labels from.
 
   Args:
@@ -179,6 +182,7 @@ def create_labelled_dataset(
     index: int[M], the examples to learn from; None: all.
     process_index: of this process.
     process_count: divides the batch size.
+    careful: see above.
 
   Returns:
     A dataset of batches of this process: `image`, float32 [b, S, S, 3] in
@@ -199,7 +203,7 @@ def create_labelled_dataset(
   chunks = _random_crops(
       _shuffled_chunks(source, rows, start_step, total_steps, seed, index),
       source, rows, (settings,), seed=seed, streams=(_LABELLED_STREAM,),
-      size=config_lib.test_image_size(config))
+      size=config_lib.test_image_size(config), careful=careful)
   chunks = parallel_map(chunks, flip)
   return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
 
@@ -208,7 +212,8 @@ def create_eval_dataset(
     source: Source, config: ml_collections.ConfigDict, *, batch_size: int,
     image_size: int | None = None, limit: int | None = None,
     index: np.ndarray | None = None, start_step: int = 0,
-    process_index: int = 0, process_count: int = 1) -> tf.data.Dataset:
+    process_index: int = 0, process_count: int = 1, careful: bool = False,
+) -> tf.data.Dataset:
   """Every example once, in order: centre crop, then bicubic resize.
 
   Args:
@@ -222,6 +227,7 @@ def create_eval_dataset(
     start_step: batches that are left out at the start, unread.
     process_index: of this process.
     process_count: divides the batch size.
+    careful: see above.
 
   Returns:
     A dataset of batches of this process, as many in every process: `image`,
@@ -271,7 +277,7 @@ def create_eval_dataset(
   chunks = _crops(
       chunks, source, rows,
       [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
-      image_size or config_lib.test_image_size(config))
+      image_size or config_lib.test_image_size(config), careful)
   chunks = parallel_map(chunks, finish)
   return _join_chunks(
       chunks, rows.chunks_per_step, max(steps - start_step, 0))
@@ -326,7 +332,7 @@ def _shuffled_chunks(
 def _random_crops(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
     settings: Sequence[ml_collections.ConfigDict], *, seed: int,
-    streams: Sequence[int], size: int) -> tf.data.Dataset:
+    streams: Sequence[int], size: int, careful: bool) -> tf.data.Dataset:
   """Adds `draws`, one array for each view, and `crops`."""
   def draw(chunk: _Batch) -> _Batch:
     first = chunk.pop('first')
@@ -341,23 +347,25 @@ def _random_crops(
         draws[view], sizes, settings[view])
 
   return _crops(parallel_map(chunks, draw), source, rows,
-                [box_fn(view) for view in range(len(settings))], size)
+                [box_fn(view) for view in range(len(settings))], size,
+                careful)
 
 
 def _crops(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
-    box_fns: Sequence[_BoxFn], size: int) -> tf.data.Dataset:
+    box_fns: Sequence[_BoxFn], size: int, careful: bool) -> tf.data.Dataset:
   """Adds `crops`, a tuple of float32 [rows, size, size, 3], and `label`.
 
   Args:
     chunks: of `index`, int64 [rows], and perhaps `draws` and `mask`; of encoded
-      images, `candidates`, int64 [rows, n], to be tried for each row in turn.
-      Where there is a mask, a row none of whose candidates can be read gets the
-      index -1; where it is False, nothing is read.
+      images, `candidates`, int64 [rows, n], to be tried for each row in turn
+      by a careful pipeline. Where there is a mask, a row none of whose
+      candidates can be read gets the index -1.
     source: to read from.
     rows: of a chunk.
     box_fns: of each crop.
     size: of a crop after resizing.
+    careful: see the module's docstring.
   """
   if isinstance(source, InMemorySource):
     tensors = source.tensors  # copied here, not while tracing
@@ -365,7 +373,7 @@ def _crops(
         chunk, tensors, box_fns, size))
 
   cropped = parallel_map(chunks.unbatch(), lambda example: _crop_encoded(
-      example, source, box_fns, size))
+      example, source, box_fns, size, careful))
   return cropped.batch(rows.per_chunk, drop_remainder=True)
 
 
@@ -386,12 +394,10 @@ def _crop_in_memory(
 
 def _crop_encoded(
     example: _Batch, source: EncodedSource, box_fns: Sequence[_BoxFn],
-    size: int) -> _Batch:
-  """One example: the first of its candidates that can be read."""
+    size: int, careful: bool) -> _Batch:
+  """One example: the first of its candidates, or that can be read."""
   draws = tuple(d[tf.newaxis] for d in example.get('draws', ()))
   candidates = example.pop('candidates')
-  if 'mask' in example:
-    candidates = candidates[:tf.cast(example['mask'], tf.int64)]
 
   def make_boxes(shape: tf.Tensor) -> list[tf.Tensor]:
     return [box_fn(draws, shape[tf.newaxis, :2])[0] for box_fn in box_fns]
@@ -403,6 +409,8 @@ def _crop_encoded(
         source.max_image_pixels)
     return loaded | {'index': index, 'crops': crops}
 
+  if not careful:
+    return example | attempt(candidates[0])
   return example | unreadable.first_readable(
       candidates, attempt, or_blank='mask' in example)
 

@@ -1,14 +1,15 @@
 """A picture of originals and the views that training would see of them."""
 
+import functools
 import io
-import os
 
+from etils import epath
 from matplotlib import figure
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from byol_jax.config import ConfigError
+from byol_jax import files
 from byol_jax.data import pipeline
 from byol_jax.data import unreadable
 from byol_jax.data.examples import Source
@@ -42,22 +43,18 @@ def write_png(image: np.ndarray, path: str) -> None:
   """Writes uint8 [H, W, 3]; makes the folder if need be.
 
   Raises:
-    ConfigError: the file cannot be written.
+    OSError: the file cannot be written.
   """
-  try:
-    tf.io.gfile.makedirs(os.path.dirname(path) or '.')
-    with tf.io.gfile.GFile(path, 'wb') as file:
-      file.write(tf.io.encode_png(image).numpy())
-  except tf.errors.OpError as error:
-    raise ConfigError(f'{path} cannot be written: {error.message}') from error
+  epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  files.write_whole(path, tf.io.encode_png(image).numpy())
 
 
 def _first_batch(source, config, num_images):
   config = config.copy_and_resolve_references()
   config.batch_size = num_images
   watch = unreadable.Watch(source, config.max_bad_image_share)
-  return watch.filter(pipeline.create_train_dataset(
-      source, config, total_steps=1).as_numpy_iterator())
+  return watch.batches(functools.partial(
+      pipeline.create_train_dataset, source, config, total_steps=1))
 
 
 def _label(batch, source: Source, row: int) -> str:

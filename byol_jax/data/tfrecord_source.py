@@ -29,6 +29,7 @@ from byol_jax.config import ConfigError
 from byol_jax.data import cache
 from byol_jax.data import examples
 from byol_jax.data import records
+from byol_jax.data import remote
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.parallel import parallel_map
 
@@ -61,6 +62,7 @@ def create_tfrecord_source(
     ConfigError: no such files, or without images.
   """
   pattern = os.path.expanduser(pattern)
+  remote.check_scheme(pattern, f'tfrecord:{pattern}')
   paths = _find(pattern, split, train_split)
   index = _index(paths)
   name = f'tfrecord:{pattern} ({split})'
@@ -85,7 +87,7 @@ def create_tfrecord_source(
       name=name, num_examples=len(index), num_classes=num_classes,
       class_names=class_names, max_image_pixels=max_pixels,
       place_of=index.place_of, fingerprint=examples.fingerprint(
-          (path, *_state(path)) for path in paths),
+          (path, *remote.state(path)) for path in paths),
       read_names=name_key and (lambda: [
           name.decode() for name in _read_feature(
               index, name_key, tf.constant('')).as_numpy_iterator()]),
@@ -94,7 +96,14 @@ def create_tfrecord_source(
 
 def _find(pattern: str, split: str, train_split: str) -> list[str]:
   """The split's files, sorted by name."""
-  paths = _candidates(pattern, split, train_split)
+  try:
+    paths = _candidates(pattern, split, train_split)
+  except tf.errors.NotFoundError:
+    paths = []
+  except tf.errors.OpError as error:
+    message = ' '.join(error.message.split())
+    raise ConfigError(
+        f'tfrecord:{pattern} cannot be reached: {message[:200]}') from error
   paths = sorted(path for path in paths
                  if not os.path.basename(path).startswith(('.', '_'))
                  and os.path.basename(path) != 'classes.txt'
@@ -121,11 +130,11 @@ def _candidates(pattern: str, split: str, train_split: str) -> list[str]:
   if '{split}' in pattern:
     return tf.io.gfile.glob(pattern.replace('{split}', split))
   if tf.io.gfile.isdir(pattern):
+    names = [name.rstrip('/') for name in tf.io.gfile.listdir(pattern)]
     inner = os.path.join(pattern, split)
-    if tf.io.gfile.isdir(inner):
+    if split in names and tf.io.gfile.isdir(inner):
       return [os.path.join(inner, name) for name in tf.io.gfile.listdir(inner)]
-    return [os.path.join(pattern, name)
-            for name in tf.io.gfile.listdir(pattern)
+    return [os.path.join(pattern, name) for name in names
             if name.startswith(tuple(split + end for end in _SPLIT_ENDS))]
   return tf.io.gfile.glob(pattern) if split == train_split else []
 
@@ -203,7 +212,7 @@ def _count_classes(
     index: records.RecordIndex, label_key: str, name: str) -> int:
   """One more than the largest label; says where labels begin."""
   remembered = cache.cached_file('labels', (
-      label_key, [(path, *_state(path)) for path in index.paths]), '.npy')
+      label_key, [(path, *remote.state(path)) for path in index.paths]), '.npy')
   try:
     labels = np.load(remembered, allow_pickle=False)
   except (OSError, ValueError):
@@ -228,11 +237,6 @@ def _count_classes(
         'below %d are never met.', name, known[0], known[-1], known[-1] + 1,
         known[0])
   return int(known[-1]) + 1
-
-
-def _state(path: str) -> tuple[int, int]:
-  status = tf.io.gfile.stat(path)
-  return status.length, status.mtime_nsec
 
 
 def _make_load_fn(

@@ -1,10 +1,10 @@
 """Examples that cannot be read in the middle of a run: skipped and counted.
 
-Files rot, or are deleted, after they were examined; records are damaged. In
-the graph, `first_readable` puts the next readable example in an unreadable
-one's place, so that every batch is full and every process makes as many
-batches as the others. Which example that is depends on nothing but the order
-of the examples: not on the process, nor on where the run was resumed.
+Files rot, or are deleted, after they were examined; records are damaged. From
+then on, in the graph, `first_readable` puts the next readable example in an
+unreadable one's place, so that every batch is full and every process makes as
+many batches as the others. Which example that is depends on nothing but the
+order of the examples: not on the process, nor on where the run was resumed.
 
 On the host, `Watch` counts and names those that were left out, and ends a run
 that meets too many of them.
@@ -74,6 +74,7 @@ class Watch:
     self._source = source
     self._max_share = max_share
     self._reasons = {}
+    self._is_careful = False
 
   @property
   def count(self) -> int:
@@ -85,23 +86,43 @@ class Watch:
     """Why, in a few words, by index."""
     return dict(self._reasons)
 
-  def filter(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
-    """Looks at every batch, and takes away what is for the host only.
+  def batches(
+      self, create: Callable[..., tf.data.Dataset], start_step: int = 0
+  ) -> Iterator[_Batch]:
+    """Every batch of a pipeline, without what is for the host only.
 
     Args:
-      batches: of `pipeline`'s datasets of this source, or of others, where
-        nothing is replaced and the first unreadable example is an error.
-
-    Yields:
-      The batches without `wanted`.
+      create: called as `create(start_step=..., careful=...)`, one of
+        `pipeline`'s makers of datasets of this source. What is not careful
+        comes first, and costs nothing; the first example that cannot be read
+        makes the rest careful.
+      start_step: of the first batch.
 
     Raises:
       ConfigError: too many examples are unreadable, or so many in a row that
         the disk may be gone.
     """
-    for batch in guard(self._source, batches):
-      self.look(batch)
+    for batch in self.read(create, start_step):
       yield {key: x for key, x in batch.items() if key != 'wanted'}
+
+  def read(
+      self, create: Callable[..., tf.data.Dataset], start_step: int = 0
+  ) -> Iterator[_Batch]:
+    """As `batches`, with `wanted`, where images are encoded."""
+    step = start_step
+    while not self._is_careful:
+      try:
+        for batch in create(
+            start_step=step, careful=False).as_numpy_iterator():
+          step += 1
+          yield batch
+        return
+      except tf.errors.OpError:
+        self._is_careful = True  # and this step again
+    dataset = create(start_step=step, careful=True)
+    for batch in guard(self._source, dataset.as_numpy_iterator()):
+      self.look(batch)
+      yield batch
 
   def look(self, batch: _Batch) -> None:
     """Counts a batch's unreadable examples, and names the new ones.

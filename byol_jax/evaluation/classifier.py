@@ -112,11 +112,11 @@ class Classifier:
     watch = unreadable.Watch(source, config.max_bad_image_share)
 
     def make_batches(first: int):
-      return watch.filter(pipeline.create_labelled_dataset(
-          source, config, batch_size=batch_size, total_steps=total_steps,
-          start_step=first, seed=config.seed, index=index,
-          process_index=jax.process_index(),
-          process_count=jax.process_count()).as_numpy_iterator())
+      return watch.batches(functools.partial(
+          pipeline.create_labelled_dataset, source, config,
+          batch_size=batch_size, total_steps=total_steps, seed=config.seed,
+          index=index, process_index=jax.process_index(),
+          process_count=jax.process_count()), first)
 
     return self._trainer.fit(
         self._start, make_batches, total_steps=total_steps, what=what,

@@ -21,13 +21,15 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import math
-import pathlib
 import re
 import statistics
 import textwrap
 from typing import Any
 
+from etils import epath
+
 from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import history
 from byol_jax.evaluation import records as records_lib
@@ -43,7 +45,7 @@ _NO_SETTINGS = ('name', 'published', 'data_dir', 'seed')
 
 
 def compare(
-    directory: str | pathlib.Path, *, first: Sequence[str] = (),
+    directory: epath.PathLike, *, first: Sequence[str] = (),
     command: str = '',
 ) -> Comparison:
   """Reads all runs in `directory`.
@@ -60,8 +62,9 @@ def compare(
   Raises:
     ConfigError: if there is no run, or a run's JSON cannot be read.
   """
+  directory = epath.Path(directory)
   workdirs = sorted(
-      path for path in pathlib.Path(directory).glob('*/')
+      path for path in (directory.iterdir() if directory.is_dir() else ())
       if (path / 'config.json').exists() or (path / 'failed.txt').exists())
   if not workdirs:
     raise config_lib.ConfigError(
@@ -95,18 +98,18 @@ def compare(
   }
 
 
-def write(comparison: Comparison, path: str | pathlib.Path) -> None:
+def write(comparison: Comparison, path: epath.PathLike) -> None:
   """Writes a comparison as JSON."""
   text = json.dumps(comparison, indent=1, allow_nan=False)
-  pathlib.Path(path).write_text(text + '\n')
+  files.write_whole(path, text + '\n')
 
 
-def read(path: str | pathlib.Path) -> Comparison:
+def read(path: epath.PathLike) -> Comparison:
   """What `write` wrote. Raises ConfigError if it is not there."""
-  if not pathlib.Path(path).exists():
+  if not epath.Path(path).exists():
     raise config_lib.ConfigError(
         f'{path} does not exist: give --runs=DIR, the runs to make it from')
-  return _read_json(pathlib.Path(path))
+  return _read_json(epath.Path(path))
 
 
 def measured(comparison: Comparison) -> list[str]:
@@ -144,7 +147,7 @@ def _outcome(run: Mapping[str, Any]) -> str:
   return FEW_DIRECTIONS if run['signs'] else 'no'
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: epath.Path) -> dict[str, Any]:
   """The content of a file, {} if there is none."""
   if not path.exists():
     return {}
@@ -155,13 +158,13 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         f'{path} is not JSON ({error}): remove it, or its run') from error
 
 
-def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+def _read_config(workdir: epath.Path) -> dict[str, Any]:
   """A run's fields, flat; as they were, whatever fields exist by now."""
   return config_lib.flatten(_read_json(workdir / 'config.json'))
 
 
 def _read_run(
-    workdir: pathlib.Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    workdir: epath.Path, fields: Mapping[str, Any]) -> dict[str, Any]:
   """One run.
 
   Returns:

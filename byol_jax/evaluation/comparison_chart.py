@@ -1,12 +1,14 @@
 """A comparison as a picture: each row's accuracy, trained and untrained."""
 
-import pathlib
+import io
 import textwrap
 
+from etils import epath
 from matplotlib import axes as axes_lib
 from matplotlib import figure
 from matplotlib import lines
 
+from byol_jax import files
 from byol_jax.evaluation import comparison as comparison_lib
 from byol_jax.evaluation.comparison import Comparison
 from byol_jax.evaluation.comparison import Row
@@ -19,7 +21,7 @@ _WIDTH, _ROW_HEIGHT, _REST = 9.0, 0.36, 1.15  # inches
 _DPI = 200
 
 
-def draw(comparison: Comparison, path: str | pathlib.Path) -> bool:
+def draw(comparison: Comparison, path: epath.PathLike) -> bool:
   """Draws a PNG, 1800 pixels wide; nothing if no run has an accuracy.
 
   One panel a protocol, one line a row: from the untrained network's accuracy
@@ -51,7 +53,10 @@ def draw(comparison: Comparison, path: str | pathlib.Path) -> bool:
       handles=_legend(), loc='outside lower center', ncols=3, frameon=False,
       fontsize=9.5)
   # Without the version of what wrote it, so that equal pictures are equal.
-  picture.savefig(path, dpi=_DPI, metadata={'Software': None})
+  contents = io.BytesIO()
+  picture.savefig(
+      contents, format='png', dpi=_DPI, metadata={'Software': None})
+  files.write_whole(path, contents.getvalue())
   return True
 
 

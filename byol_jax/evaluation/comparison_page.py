@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 import json
-import pathlib
 import re
 import textwrap
 from typing import Any
 
+from etils import epath
+
+from byol_jax import files
 from byol_jax.evaluation import comparison as comparison_lib
 from byol_jax.evaluation import comparison_chart
 from byol_jax.evaluation.comparison import Comparison
@@ -18,7 +20,7 @@ _TOGETHER = (('view1|view2', 'view*'), (
     'encoder_norm|projector_norm|predictor_norm', '*_norm'))
 
 
-def write(output: str | pathlib.Path) -> list[pathlib.Path]:
+def write(output: epath.PathLike) -> list[epath.Path]:
   """Writes OUTPUT.md and OUTPUT.png from OUTPUT.json.
 
   Args:
@@ -32,11 +34,11 @@ def write(output: str | pathlib.Path) -> list[pathlib.Path]:
     ConfigError: if there is no OUTPUT.json.
   """
   comparison = comparison_lib.read(f'{output}.json')
-  findings = pathlib.Path(f'{output}_findings.md')
-  picture = pathlib.Path(f'{output}.png')
-  page = pathlib.Path(f'{output}.md')
+  findings = epath.Path(f'{output}_findings.md')
+  picture = epath.Path(f'{output}.png')
+  page = epath.Path(f'{output}.md')
   drawn = comparison_chart.draw(comparison, picture)
-  page.write_text(render(
+  files.write_whole(page, render(
       comparison, page.stem,
       findings=findings.read_text() if findings.exists() else '',
       picture=picture.name if drawn else ''))

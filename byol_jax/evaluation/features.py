@@ -149,8 +149,7 @@ def make_batches(
     num_examples = min(num_examples, limit)
   return SplitBatches(
       source.name, -(-num_examples // config.evaluate_batch_size),
-      lambda start_step: watch.filter(
-          create(start_step=start_step).as_numpy_iterator()))
+      lambda start_step: watch.batches(create, start_step))
 
 
 def extract_features(
@@ -260,16 +259,20 @@ def _gather_processes(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Joins every process's rows, of which some may have more than others."""
   if jax.process_count() == 1:
     return columns
-  count = len(columns['index'])
-  counts = agreement.gather(np.array(count))
-  padding = int(counts.max()) - count
+  counts = agreement.gather(np.array(len(columns['index'])))
+  ends = np.cumsum(counts)
 
   def gather(x: np.ndarray) -> np.ndarray:
-    padded = np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-    blocks = [agreement.gather(padded[first:first + _GATHER_ROWS])
-              for first in range(0, max(len(padded), 1), _GATHER_ROWS)]
-    shares = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
-    return np.concatenate([s[:n] for s, n in zip(
-        shares, counts, strict=True)])
+    joined = np.empty((ends[-1], *x.shape[1:]), x.dtype)
+    for first in range(0, int(counts.max()), _GATHER_ROWS):
+      size = min(_GATHER_ROWS, int(counts.max()) - first)
+      block = np.zeros((size, *x.shape[1:]), x.dtype)
+      mine = x[first:first + size]
+      block[:len(mine)] = mine
+      for rows, count, end in zip(
+          agreement.gather(block), counts, ends, strict=True):
+        target = joined[end - count:end][first:first + size]
+        target[:] = rows[:len(target)]
+    return joined
 
   return jax.tree.map(gather, columns)

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import contextlib
 import functools
 import json
-import pathlib
-import shutil
 import statistics
 import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import jax
 import ml_collections
 
 from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax.evaluation import collapse
 from byol_jax.evaluation import features as features_lib
 from byol_jax.evaluation import history
@@ -93,7 +93,7 @@ class FinalEvaluator:
             random_init=random_init))
         on_record(made[-1])
     if directory:
-      _remove(pathlib.Path(directory))
+      _remove(epath.Path(directory))
     return made, subject
 
   def _find_unfinished(self, variables: Any) -> str | None:
@@ -107,23 +107,27 @@ class FinalEvaluator:
     sources = self._sources
     identity = subject_lib.identify(
         self._config, variables, sources.train, sources.valid, sources.test)
-    place = pathlib.Path(
+    place = epath.Path(
         self._progress_directory, f'{"+".join(self._names)}-{identity}')
-    others = [path.name for path in place.parent.glob('*') if path != place]
+    folder = place.parent
+    others = [path.name for path in (
+        folder.iterdir() if folder.is_dir() else ()) if path != place]
     if others:
       logging.info(
           '%s also holds what other evaluations have not finished, or are '
-          'at: %s; remove what is not wanted.', place.parent,
+          'at: %s; remove what is not wanted.', folder,
           ', '.join(sorted(others)))
     return str(place)
 
 
-def _remove(directory: pathlib.Path) -> None:
+def _remove(directory: epath.Path) -> None:
   """Unfinished work that is finished, once no process needs it."""
   devices.sync('evaluated')
   if not jax.process_index():
-    shutil.rmtree(directory, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another evaluation's work is there
+    with contextlib.suppress(OSError):
+      directory.rmtree()
+    # Another evaluation's work may be there.
+    with contextlib.suppress(OSError, ValueError):
       directory.parent.rmdir()
 
 
@@ -168,7 +172,7 @@ def evaluate_and_report(
   ).write(workdir)
   result = create_result(made, workdir, time.monotonic() - begin)
   result = json.dumps(result, indent=2)
-  (pathlib.Path(workdir) / 'result.json').write_text(result + '\n')
+  files.write_whole(epath.Path(workdir) / 'result.json', result + '\n')
   page = report.write_report(workdir)
   if made:
     print(records.table(made))
@@ -208,7 +212,7 @@ def _sample_splits(
 
 
 def create_result(
-    made: Sequence[records.Record], workdir: str | pathlib.Path,
+    made: Sequence[records.Record], workdir: epath.PathLike,
     seconds: float,
 ) -> dict[str, Any]:
   """The figures that other programs read.

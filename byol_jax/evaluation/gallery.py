@@ -1,9 +1,12 @@
 """WORKDIR/neighbors.npz: a few images with what is nearest to them."""
 
 import dataclasses
-import pathlib
+import io
 
+from etils import epath
 import numpy as np
+
+from byol_jax import files
 
 _FILE = 'neighbors.npz'
 
@@ -28,21 +31,23 @@ class Gallery:
   neighbor_label: np.ndarray | None
   class_names: tuple[str, ...]
 
-  def write(self, workdir: str | pathlib.Path) -> None:
+  def write(self, workdir: epath.PathLike) -> None:
     """Writes WORKDIR/neighbors.npz, for the report."""
     columns = dataclasses.asdict(self)
     columns['class_names'] = np.asarray(self.class_names, np.str_)
+    contents = io.BytesIO()
     np.savez_compressed(
-        pathlib.Path(workdir) / _FILE,
-        **{k: x for k, x in columns.items() if x is not None})
+        contents, **{k: x for k, x in columns.items() if x is not None})
+    files.write_whole(epath.Path(workdir) / _FILE, contents.getvalue())
 
 
-def read(workdir: str | pathlib.Path) -> Gallery | None:
+def read(workdir: epath.PathLike) -> Gallery | None:
   """What `write` wrote, or None."""
-  path = pathlib.Path(workdir) / _FILE
+  path = epath.Path(workdir) / _FILE
   if not path.exists():
     return None
-  with np.load(path, allow_pickle=False) as columns:
+  contents = io.BytesIO(path.read_bytes())
+  with np.load(contents, allow_pickle=False) as columns:
     found = {k: columns[k] for k in columns.files}
   found['class_names'] = tuple(str(name) for name in found['class_names'])
   return Gallery(**{

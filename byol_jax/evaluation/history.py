@@ -3,30 +3,31 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 import json
-import pathlib
 from typing import Any
+
+from etils import epath
 
 Curve = tuple[list[float], list[float]]
 # Steps, and what stood there: the heights of a distribution's bars.
 Frames = tuple[list[int], list[list[float]]]
 
 
-def read_curves(workdir: str | pathlib.Path) -> dict[str, Curve]:
+def read_curves(workdir: epath.PathLike) -> dict[str, Curve]:
   """Steps and values of each metric, in the order of the file.
 
   Values that were not finite come as NaN or infinity. A last line that was
   cut short is left out. No file gives no curves.
   """
   curves = {}
-  for step, name, value in _read(pathlib.Path(workdir) / 'metrics.jsonl'):
+  for step, name, value in _read(epath.Path(workdir) / 'metrics.jsonl'):
     _append(curves, name, step, float(value))
   return curves
 
 
-def read_distributions(workdir: str | pathlib.Path) -> dict[str, Frames]:
+def read_distributions(workdir: epath.PathLike) -> dict[str, Frames]:
   """Steps and heights of each distribution; otherwise as `read_curves`."""
   frames = {}
-  path = pathlib.Path(workdir) / 'distributions.jsonl'
+  path = epath.Path(workdir) / 'distributions.jsonl'
   for step, name, heights in _read(path):
     _append(frames, name, step, [float(height) for height in heights])
   return frames
@@ -38,7 +39,7 @@ def _append(columns: dict[str, Any], name: str, step: int, value: Any) -> None:
   values.append(value)
 
 
-def _read(path: pathlib.Path) -> Iterator[tuple[int, str, Any]]:
+def _read(path: epath.Path) -> Iterator[tuple[int, str, Any]]:
   """Yields (step, name, value) of every row."""
   if not path.exists():
     return

@@ -4,6 +4,7 @@ import collections
 import pathlib
 import re
 
+from etils import epath
 import ml_collections
 import numpy as np
 
@@ -22,7 +23,7 @@ def check(
         f'config.semi_supervised.subsets names {len(settings.subsets)} files '
         f'for {len(settings.shares)} shares, expected one each')
   for path in settings.subsets:
-    if not pathlib.Path(path).expanduser().is_file():
+    if not epath.Path(path).expanduser().is_file():
       raise config_lib.ConfigError(
           f'config.semi_supervised.subsets: there is no file {path}')
     _read(path, source)
@@ -60,7 +61,7 @@ def choose(
 
 def _read(path: str, source: examples.Source) -> np.ndarray:
   try:
-    lines = pathlib.Path(path).expanduser().read_text('utf-8').split()
+    lines = epath.Path(path).expanduser().read_text('utf-8').split()
   except UnicodeDecodeError:
     raise config_lib.ConfigError(
         f'{path} is no text in UTF-8, expected an index or a file name a line'

@@ -10,6 +10,7 @@ collapses the second is what goes.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+import functools
 from typing import Any
 
 import jax
@@ -48,15 +49,14 @@ def make_batches(
   config.batch_size = config.evaluate_batch_size
   steps = max(1, _MAX_PAIRS // config.batch_size)
   count = min(_MAX_PAIRS, steps * config.batch_size, source.num_examples)
-  views = pipeline.create_train_dataset(
-      source, config, total_steps=-(-count // config.batch_size),
-      process_index=jax.process_index(), process_count=jax.process_count())
+  create = functools.cache(functools.partial(
+      pipeline.create_train_dataset, source, config,
+      total_steps=-(-count // config.batch_size),
+      process_index=jax.process_index(), process_count=jax.process_count()))
   watch = unreadable.Watch(source, config.max_bad_image_share)
 
   def batches() -> Iterator[dict[str, np.ndarray]]:
-    batches = unreadable.guard(source, views.as_numpy_iterator())
-    for step, batch in enumerate(batches):
-      watch.look(batch)
+    for step, batch in enumerate(watch.read(create)):
       rows = len(batch['index'])
       first = step * config.batch_size + jax.process_index() * rows
       yield {

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import io
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
+from byol_jax import files
 from byol_jax import locks
 from byol_jax.training import agreement
 
@@ -24,12 +25,12 @@ class Progress:
   say: what is found there is taken as it is.
   """
 
-  def __init__(self, directory: str | pathlib.Path | None):
+  def __init__(self, directory: epath.PathLike | None):
     """Opens what is there; None: nothing is kept."""
     self._directory = None
     if directory is not None:
       self._directory = (
-          pathlib.Path(directory) / f'process{jax.process_index()}')
+          epath.Path(directory) / f'process{jax.process_index()}')
       self._directory.mkdir(parents=True, exist_ok=True)
 
   def get(self, name: str) -> dict[str, Any] | None:
@@ -39,7 +40,7 @@ class Progress:
     path = self._directory / f'{name}.npz'
     if not path.exists():
       return None
-    with np.load(path) as archive:
+    with np.load(io.BytesIO(path.read_bytes())) as archive:
       return {key: archive[key][()] for key in archive.files}
 
   def put(self, name: str, values: Mapping[str, Any]) -> None:
@@ -48,10 +49,7 @@ class Progress:
       return
     contents = io.BytesIO()
     np.savez(contents, **values)
-    path = self._directory / f'{name}.npz'
-    unfinished = path.with_suffix('.tmp')
-    unfinished.write_bytes(contents.getvalue())
-    unfinished.rename(path)
+    files.write_whole(self._directory / f'{name}.npz', contents.getvalue())
 
   def keep(
       self, name: str, run: Callable[[], Iterable[tuple[str, float]]]
@@ -88,7 +86,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def lock(directory: str | pathlib.Path | None) -> Iterator[None]:
+def lock(directory: epath.PathLike | None) -> Iterator[None]:
   """Keeps a directory for this job; given back however the job ends.
 
   Raises:
@@ -97,7 +95,7 @@ def lock(directory: str | pathlib.Path | None) -> Iterator[None]:
   if directory is None:
     yield
     return
-  path = pathlib.Path(directory)
+  path = epath.Path(directory)
   path.mkdir(parents=True, exist_ok=True)
   with locks.hold(path / f'process{jax.process_index()}.lock', f'{path}'):
     yield

@@ -8,15 +8,16 @@ those of the same one at random initialisation.
 from collections.abc import Sequence
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from typing import Any
 import zlib
 
 from absl import logging
+from etils import epath
 
 from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject as subject_lib
 
@@ -79,40 +80,32 @@ def dataset_slug(data: str) -> str:
   return re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-') or kind
 
 
-def write(directory: str | pathlib.Path, record: Record) -> pathlib.Path:
+def write(directory: epath.PathLike, record: Record) -> epath.Path:
   """Writes a record to `directory/evaluations`, and all of them as a table.
 
   An older one that it may be set beside is replaced; one of other settings, or
   of other data of the same name, is kept with a number in its name.
   """
-  folder = pathlib.Path(directory) / 'evaluations'
+  folder = epath.Path(directory) / 'evaluations'
   folder.mkdir(parents=True, exist_ok=True)
   name = f'{record["protocol"]}-{dataset_slug(record["data"])}'
   suffix = '-random_init' if record['random_init'] else ''
   path = folder / f'{name}{suffix}.json'
 
-  def numbered(record: Record) -> pathlib.Path:
+  def numbered(record: Record) -> epath.Path:
     number = zlib.crc32(comparable(record).encode())
     return folder / f'{name}-{number:08x}{suffix}.json'
 
   older = _read(path)
   if older and comparable(older) != comparable(record):
-    path.rename(numbered(older))
+    path.replace(numbered(older))
   numbered(record).unlink(missing_ok=True)
-  _write_whole(path, json.dumps(record, indent=2) + '\n')
-  _write_whole(folder / 'table.md', markdown(read_all(directory)))
+  files.write_whole(path, json.dumps(record, indent=2) + '\n')
+  files.write_whole(folder / 'table.md', markdown(read_all(directory)))
   return path
 
 
-def _write_whole(path: pathlib.Path, text: str) -> None:
-  """All or nothing, whenever the job may end."""
-  # Of this job alone: several may run on one workdir.
-  unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-  unfinished.write_text(text)
-  unfinished.rename(path)
-
-
-def _read(path: pathlib.Path) -> Record | None:
+def _read(path: epath.Path) -> Record | None:
   """A record; of any other file it says that it is none."""
   if not path.exists():
     return None
@@ -126,9 +119,12 @@ def _read(path: pathlib.Path) -> Record | None:
   return record
 
 
-def read_all(directory: str | pathlib.Path) -> list[Record]:
+def read_all(directory: epath.PathLike) -> list[Record]:
   """All records of a workdir, in the order of their files' names."""
-  paths = sorted((pathlib.Path(directory) / 'evaluations').glob('*.json'))
+  folder = epath.Path(directory) / 'evaluations'
+  paths = sorted(
+      path for path in (folder.iterdir() if folder.is_dir() else ())
+      if path.name.endswith('.json'))
   return [record for record in map(_read, paths) if record is not None]
 
 

@@ -11,13 +11,14 @@ import functools
 import html
 import itertools
 import json
-import pathlib
 import statistics
 
+from etils import epath
 import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax.evaluation import advice
 from byol_jax.evaluation import charts
 from byol_jax.evaluation import collapse
@@ -29,7 +30,7 @@ from byol_jax.evaluation import records as records_lib
 Curves = Mapping[str, history.Curve]
 
 
-def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes WORKDIR/report.html anew.
 
   Args:
@@ -41,7 +42,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   Raises:
     ConfigError: if there is no run in `workdir`.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   if not (workdir / 'config.json').exists():
     raise config_lib.ConfigError(
         f'no config.json in {workdir}: expected the --workdir of a '
@@ -51,7 +52,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   curves = history.read_curves(workdir)
   records = records_lib.read_all(workdir)
   path = workdir / 'report.html'
-  path.write_text(page.render(
+  files.write_whole(path, page.render(
       f'BYOL {config.data} {config.encoder}', [
           _header(config, curves, records, workdir.resolve().name),
           _signs(config, curves, records),
@@ -61,7 +62,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
           _views(workdir / 'views.png'),
           _neighbors(gallery_lib.read(workdir)),
           _throughput(config, curves),
-          _config(config)]), encoding='utf-8')
+          _config(config)]))
   return path
 
 
@@ -285,7 +286,7 @@ def _sum_up(spectrum: Sequence[float]) -> history.Curve:
   return list(range(len(spectrum) + 1)), [min(x, 1.0) for x in sums]
 
 
-def _views(path: pathlib.Path) -> str:
+def _views(path: epath.Path) -> str:
   if not path.exists():
     return ''
   return page.section(

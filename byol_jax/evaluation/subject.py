@@ -5,9 +5,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 import jax
 import ml_collections
 import numpy as np
@@ -138,7 +138,7 @@ def identify(
       [config_lib.to_dict(config), jax.process_count(), data],
       sort_keys=True).encode())
   for path in config.semi_supervised.subsets:
-    digest.update(pathlib.Path(path).expanduser().read_bytes())
+    digest.update(epath.Path(path).expanduser().read_bytes())
   for leaf in jax.tree.leaves(jax.device_get(variables)):
     digest.update(np.ascontiguousarray(leaf).tobytes())
   # Copies of the data differ in their dates.

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import pathlib
 
+from etils import epath
 import ml_collections
 
 from byol_jax import config as config_lib
@@ -31,9 +31,10 @@ def import_checkpoint(
   Raises:
     ConfigError: if `workdir` holds a checkpoint, or the file is refused.
   """
-  folder = pathlib.Path(workdir)
+  folder = epath.Path(workdir)
   # An import that was interrupted leaves none that is finished.
-  if any(entry.name.isdigit() for entry in folder.glob('checkpoints/*')):
+  saved = folder / 'checkpoints'
+  if saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir()):
     raise config_lib.ConfigError(
         f'{workdir} holds checkpoints of a run: take another --output')
   if config is None:
@@ -64,4 +65,4 @@ def _origin(path: str, licence: str) -> dict[str, str]:
   return {
       'source': "DeepMind's BYOL (google-deepmind/deepmind-research, byol/), "
                 'or a run of its code',
-      'file': pathlib.Path(path).name, 'sha256': digest, 'licence': licence}
+      'file': epath.Path(path).name, 'sha256': digest, 'licence': licence}

@@ -15,9 +15,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 from flax import linen as nn
 from flax import traverse_util
 import jax
@@ -67,12 +67,12 @@ def check(encoder: pretrained_lib.Pretrained) -> None:
 
 
 def write(
-    folder: str | pathlib.Path, encoder: pretrained_lib.Pretrained) -> None:
+    folder: epath.PathLike, encoder: pretrained_lib.Pretrained) -> None:
   """Writes an encoder into a folder that is there."""
   weights = safetensors.numpy.save({
       '.'.join(path): np.ascontiguousarray(leaf)
       for path, leaf in _encoder_leaves(encoder.variables).items()})
-  (pathlib.Path(folder) / WEIGHTS).write_bytes(weights)
+  (epath.Path(folder) / WEIGHTS).write_bytes(weights)
   usage = _USAGE.format(num_channels=encoder.num_channels)
   if _is_custom(encoder.config):
     usage += '\n' + _CUSTOM_USAGE.format(encoder=encoder.config.encoder)
@@ -81,16 +81,16 @@ def write(
       facts={'sha256': hashlib.sha256(weights).hexdigest()})
 
 
-def is_export(folder: str | pathlib.Path) -> bool:
+def is_export(folder: epath.PathLike) -> bool:
   """Whether it is a folder of an export, of any format, and no workdir."""
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   if (folder / 'checkpoints').is_dir():
     return False
   return (folder / WEIGHTS).is_file() or 'run' in _read_facts(folder)
 
 
 def read(
-    folder: str | pathlib.Path, encoder: nn.Module | None = None
+    folder: epath.PathLike, encoder: nn.Module | None = None
 ) -> pretrained_lib.Pretrained:
   """Reads what `write` has written.
 
@@ -105,7 +105,7 @@ def read(
     ConfigError: if it is of another format, cut short, damaged, of another
       architecture than its config says, or if `encoder` is needed.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   facts = _read_facts(folder)
   if facts.get('format') != _KIND:
     raise config_lib.ConfigError(
@@ -132,7 +132,7 @@ def read(
       origin=run['origin'], records=tuple(run['evaluations']))
 
 
-def _checked_run(run: Any, folder: pathlib.Path) -> dict[str, Any]:
+def _checked_run(run: Any, folder: epath.Path) -> dict[str, Any]:
   """Raises ConfigError for what is missing, or of another type."""
   wrong = None
   if not isinstance(run, dict):
@@ -169,7 +169,7 @@ def _read_config(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 @contextlib.contextmanager
-def _describing(folder: pathlib.Path) -> Iterator[None]:
+def _describing(folder: epath.Path) -> Iterator[None]:
   """Says whose config it is that cannot be."""
   try:
     yield
@@ -190,7 +190,7 @@ def _encoder_leaves(
       if 'encoder' in tree})
 
 
-def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
+def _read_facts(folder: epath.Path) -> dict[str, Any]:
   path = folder / 'config.json'
   try:
     facts = json.loads(path.read_text())
@@ -204,7 +204,7 @@ def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_weights(
-    path: pathlib.Path, sha256: str | None
+    path: epath.Path, sha256: str | None
 ) -> dict[tuple[str, ...], np.ndarray]:
   try:
     data = path.read_bytes()
@@ -225,7 +225,7 @@ def _read_weights(
 
 def _check_leaves(
     leaves: Mapping[tuple[str, ...], np.ndarray], network: network_lib.Network,
-    image_size: int, folder: pathlib.Path,
+    image_size: int, folder: epath.Path,
 ) -> None:
   """Raises ConfigError at the first array that the network has not so."""
   images = jax.ShapeDtypeStruct(

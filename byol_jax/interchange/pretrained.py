@@ -4,9 +4,9 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,7 @@ def restore(
   from byol_jax.evaluation import records
   from byol_jax.training import checkpoint
   config, network, state = checkpoint.restore_workdir(workdir, encoder)
-  origin = _read_origin(pathlib.Path(workdir))
+  origin = _read_origin(epath.Path(workdir))
   return create(
       config, network, features.online_variables(state),
       step=int(state.step), image_size=image_size,
@@ -119,7 +119,7 @@ def restore(
       licence=licence or origin.get('licence', UNKNOWN_LICENCE))
 
 
-def _read_origin(workdir: pathlib.Path) -> dict[str, str]:
+def _read_origin(workdir: epath.Path) -> dict[str, str]:
   path = workdir / 'origin.json'
   if not path.is_file():
     return {}

@@ -82,7 +82,7 @@ def check_shared(directory: str, flag: str) -> None:
   """
   if jax.process_count() == 1:
     return
-  folder = epath.Path(directory).expanduser()
+  folder = epath.Path(directory)
   if not of_first(folder.is_dir()):
     return
   path = folder / f'.shared-{of_first(secrets.token_hex(8))}'

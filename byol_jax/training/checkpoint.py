@@ -27,10 +27,12 @@ import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
 from byol_jax import failures
+from byol_jax import files
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
+from byol_jax.training import quiet_orbax
 from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
@@ -42,11 +44,7 @@ _NOT_THE_FILES = (
 # Where the run ends there is no later save that might succeed instead.
 _LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
 
-# What went wrong with a save is said here, in a line; orbax logs tracebacks,
-# from several threads.
-logging.get_absl_logger().addFilter(
-    lambda record: '/orbax/' not in record.pathname
-    or record.levelno < logging.converter.STANDARD_WARNING)
+quiet_orbax.quieten()
 
 
 class DamagedError(config_lib.ConfigError):
@@ -65,7 +63,7 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int = 1):
     """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
-    self.directory = epath.Path(workdir).expanduser().resolve() / 'checkpoints'
+    self.directory = files.absolute(workdir) / 'checkpoints'
     self._keep = keep
     self._pending: int | None = None  # a step whose save is under way
     self._failure = ''  # why the last save failed, until the next one begins

@@ -14,10 +14,12 @@ import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import files
 from byol_jax import locks
 from byol_jax import peers
 from byol_jax import stopping
 from byol_jax.evaluation import final
+from byol_jax.training import agreement
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import journal as journal_lib
@@ -58,6 +60,7 @@ def pretrain(
     config.encoder = type(encoder).__name__
   with stopping.requests(at_once=True) as asked, _keep(workdir):
     setup = setup_lib.set_up(config, encoder)
+    _check_processes(setup, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoints_to_keep)
     try:
       state, note = resume.first_state(
@@ -89,13 +92,22 @@ def _keep(workdir: str) -> Iterator[None]:
     yield
 
 
+def _check_processes(setup: setup_lib.Setup, workdir: str) -> None:
+  """Raises ConfigError where several processes would not make one run."""
+  agreement.check_shared(workdir, '--workdir')
+  agreement.check_same('the config', config_lib.to_dict(setup.config))
+  agreement.check_same(
+      f'the number of images in {setup.config.data}',
+      setup.sources.train.num_examples)
+
+
 def _write_config(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """All or nothing: others read it while the run goes on."""
+  """Others read it while the run goes on."""
   if jax.process_index():
     return
-  partial = epath.Path(workdir) / 'config.json.partial'
-  partial.write_text(json.dumps(config_lib.to_dict(config), indent=2) + '\n')
-  partial.replace(epath.Path(workdir) / 'config.json')
+  files.write_whole(
+      epath.Path(workdir) / 'config.json',
+      json.dumps(config_lib.to_dict(config), indent=2) + '\n')
 
 
 class _NotFiniteError(Exception):

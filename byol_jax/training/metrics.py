@@ -1,24 +1,19 @@
 """Where a run's numbers go: two .jsonl files, TensorBoard, the terminal."""
 
-import collections
-from collections.abc import Callable
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import pathlib
 import sys
 from typing import Any
 
-from absl import logging
+from etils import epath
 import numpy as np
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 import tqdm
 
-from byol_jax import failures
 from byol_jax.quiet_tensorflow import tf
+from byol_jax.training import row_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +41,11 @@ class MetricWriter:
   def __init__(self, workdir: str, first_step: int):
     """Continues at `first_step`; later rows, of a lost run, are dropped."""
     self._scalars, self._distributions = (
-        _Kept(path.name, _RowFile(path, first_step))
-        for path in (pathlib.Path(workdir) / f'{name}.jsonl'
-                     for name in ('metrics', 'distributions')))
-    self._events = _Kept("TensorBoard's event file", _EventFile(workdir))
+        row_files.Kept(name, row_files.open_rows(
+            epath.Path(workdir) / name, first_step))
+        for name in ('metrics.jsonl', 'distributions.jsonl'))
+    self._events = row_files.Kept(
+        "TensorBoard's event file", row_files.EventFile(workdir))
     self._all = (self._scalars, self._distributions, self._events)
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -90,111 +86,14 @@ class MetricWriter:
     self._events.put((step, lambda: tf.summary.image(name, image[None])))
 
   def flush(self) -> None:
-    """Tries again to write what is kept."""
+    """Writes now what waits, and tries again what could not be written."""
     for kept in self._all:
-      kept.flush()
+      kept.flush(at_once=True)
 
   def close(self) -> None:
     """Tries for the last time; what is still kept is lost, and counted."""
     for kept in self._all:
       kept.close()
-
-
-class _Kept:
-  """Rows on their way to a file, in order, each once.
-
-  One that cannot be written stays, with all that follow, until it can be.
-  """
-
-  def __init__(self, name: str, file: Any):
-    """`file.write(row)` raises where it leaves no trace of the row."""
-    self._name = name
-    self._file = file
-    self._rows = collections.deque()
-    self._is_stuck = False
-
-  def put(self, row: Any) -> None:
-    self._rows.append(row)
-    self.flush()
-
-  def flush(self) -> None:
-    if not self._rows:
-      return
-    try:
-      while self._rows:
-        self._file.write(self._rows[0])
-        self._rows.popleft()
-    except (OSError, tf.errors.OpError) as error:
-      if not self._is_stuck:
-        logging.error(
-            '%s cannot be written (%s); its rows are kept until it can be',
-            self._name, failures.reason(error))
-      self._is_stuck = True
-      return
-    if self._is_stuck:
-      logging.error('%s can be written again, and has all its rows', self._name)
-    self._is_stuck = False
-
-  def close(self) -> None:
-    self.flush()
-    if self._rows:
-      logging.error('%d rows of %s were lost', len(self._rows), self._name)
-    with contextlib.suppress(OSError, tf.errors.OpError):
-      self._file.close()
-
-
-class _RowFile:
-  """A .jsonl file; holds whole rows only, whatever happens."""
-
-  def __init__(self, path: pathlib.Path, first_step: int):
-    """Goes on at `first_step`; later rows are dropped."""
-    self._path = path
-    _drop_rows_after(path, first_step)
-    self._file = path.open('ab', buffering=0)
-
-  def write(self, row: bytes) -> None:
-    end = self._file.seek(0, os.SEEK_END)
-    try:
-      while row:  # a disk that is nearly full takes a part
-        row = row[self._file.write(row):]
-    except OSError:
-      with contextlib.suppress(OSError):
-        self._file.truncate(end)
-      raise
-
-  def close(self) -> None:
-    self._file.close()
-
-
-class _EventFile:
-  """TensorBoard's file, and the next one where that failed.
-
-  What TensorFlow has half written when it fails, it cannot take back, and
-  TensorBoard reads no further than that.
-  """
-
-  def __init__(self, workdir: str):
-    """Nothing is opened before the first row."""
-    self._workdir = workdir
-    self._writer = None
-
-  def write(self, row: tuple[int, Callable[[], None]]) -> None:
-    step, summarize = row
-    try:
-      if self._writer is None:
-        self._writer = tf.summary.create_file_writer(str(self._workdir))
-      with self._writer.as_default(step):
-        summarize()
-      self._writer.flush()
-    except Exception:
-      with contextlib.suppress(OSError, tf.errors.OpError):
-        self.close()
-      self._writer = None
-      raise
-
-  def close(self) -> None:
-    if self._writer is not None:
-      self._writer.close()
 
 
 def _row(step: int, values: Mapping[str, Any]) -> bytes:
@@ -203,28 +102,6 @@ def _row(step: int, values: Mapping[str, Any]) -> bytes:
 
 def _to_json(value: float) -> float | str:
   return value if math.isfinite(value) else str(value)
-
-
-def _drop_rows_after(path: pathlib.Path, step: int) -> None:
-  """Removes rows of later steps, and a last line that was cut short."""
-  if not path.exists():
-    return
-  lines = path.read_bytes().splitlines(keepends=True)
-  kept = b''.join(line for line in lines if _step_of(line) <= step)
-  if b''.join(lines).startswith(kept):
-    os.truncate(path, len(kept))  # which a full disk allows
-    return
-  partial = path.with_suffix('.partial')
-  partial.write_bytes(kept)
-  os.replace(partial, path)
-
-
-def _step_of(line: bytes) -> float:
-  """Infinity for what is no whole row: the run was killed while writing it."""
-  try:
-    return json.loads(line)['step'] if line.endswith(b'\n') else math.inf
-  except ValueError:
-    return math.inf
 
 
 class Progress:

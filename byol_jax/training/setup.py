@@ -83,11 +83,11 @@ def set_up(
   def create_batches(
       first_step: int, skipped: Sequence[int] = ()) -> Iterator[Any]:
     first = place_of(first_step, skipped)
-    dataset = pipeline.create_train_dataset(
-        train_source, config, start_step=first,
+    batches = watch.batches(functools.partial(
+        pipeline.create_train_dataset, train_source, config,
         total_steps=total_steps + len(skipped),
-        process_index=jax.process_index(), process_count=jax.process_count())
-    batches = watch.filter(dataset.as_numpy_iterator())
+        process_index=jax.process_index(),
+        process_count=jax.process_count()), first)
     return devices.prefetch(
         batch for place, batch in enumerate(batches, first)
         if place not in skipped)

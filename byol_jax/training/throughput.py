@@ -74,6 +74,44 @@ def measure_loop(
       | {'loop_over_step': statistics.median(ratios)})
 
 
+def measure_save(
+    setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
+  """What an asynchronous save costs the steps beside it, in turn with none.
+
+  The window with a save also waits for its end, so nothing of it is missed.
+  """
+  numbers = itertools.count(1)
+  state = devices.replicate(setup.create_state())
+  batch = devices.shard(_synthetic_batch(setup))
+  votes = devices.ballot((False, 0))
+  with tempfile.TemporaryDirectory() as workdir:
+    checkpoints = checkpoint.Checkpoints(workdir)
+
+    def run(save: bool) -> None:
+      nonlocal state
+      for step in range(steps):
+        state, *metrics = setup.p_train_step(state, batch, votes)
+        if save and not step:
+          checkpoints.save(next(numbers), state, resume.first_note(setup))
+      jax.block_until_ready((state, metrics))
+      checkpoints.wait()
+
+    run(True)  # compiles
+    pairs = [(_timed(lambda: run(False)), _timed(lambda: run(True)))
+             for _ in range(windows)]
+    checkpoints.close()
+  step_secs = statistics.median(without for without, _ in pairs) / steps
+  save_secs = statistics.median(with_save - without
+                                for without, with_save in pairs)
+  interval = setup.config.checkpoint_every_steps
+  return {
+      'save_seconds': save_secs, 'step_seconds': step_secs,
+      'steps_between_saves': interval,
+      'save_share': save_secs / (interval * step_secs),
+      'state_megabytes': sum(
+          x.nbytes for x in jax.tree.leaves(setup.create_state())) / 1e6}
+
+
 def _step_runner(setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
   state = devices.replicate(setup.create_state())
   batch = devices.shard(_synthetic_batch(setup))
@@ -150,4 +188,5 @@ def describe_machine() -> dict[str, Any]:
 
 
 MEASURES = {
-    'input': measure_input, 'step': measure_step, 'loop': measure_loop}
+    'input': measure_input, 'step': measure_step, 'loop': measure_loop,
+    'save': measure_save}

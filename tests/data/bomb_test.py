@@ -61,7 +61,7 @@ def bombs(tmp_path_factory):
 def _run(tmp_path, code: str) -> dict:
   """Runs `code` with `growth()` at hand; its last line is JSON."""
   code = textwrap.dedent('''
-      import json, resource, sys
+      import functools, json, resource, sys
       import numpy as np
       from byol_jax import config as config_lib
       from byol_jax.quiet_tensorflow import tf
@@ -101,8 +101,8 @@ def test_the_pipeline_refuses_them(tmp_path, bombs):
           load=lambda index: {{'image': tf.io.read_file(paths[index])}})
       watch = unreadable.Watch(source, 0.5)
       before = peak()
-      dataset = pipeline.create_train_dataset(source, config, total_steps=2)
-      batches = list(watch.filter(dataset.as_numpy_iterator()))
+      batches = list(watch.batches(functools.partial(
+          pipeline.create_train_dataset, source, config, total_steps=2)))
       index = np.concatenate([batch['index'] for batch in batches]).tolist()
       print(json.dumps([watch.reasons, sorted(set(index)), peak() - before]))
   ''')

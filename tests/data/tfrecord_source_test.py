@@ -1,5 +1,7 @@
 """TFRecord files that others wrote: found, indexed, labelled, damaged."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -118,8 +120,8 @@ def test_damaged_records_are_skipped_counted_and_named(tmp_path):
   _spoil(second, b'image/encoded', b'other')  # example 5's record
   third.write_bytes(third.read_bytes()[:-9])  # all of its places are wrong
   watch = unreadable.Watch(source, 0.5)
-  batches = list(watch.filter(pipeline.create_train_dataset(
-      source, config, total_steps=2).as_numpy_iterator()))
+  batches = list(watch.batches(functools.partial(
+      pipeline.create_train_dataset, source, config, total_steps=2)))
   assert sorted(watch.reasons) == [1, 5, 7, 8, 9]
   assert watch.reasons[1] == 'cannot be decoded'
   assert watch.reasons[5] == watch.reasons[9] == 'cannot be read'
@@ -135,7 +137,7 @@ def test_a_label_that_is_no_class_makes_no_batch(tmp_path):
   config.image_size, config.batch_size = 16, 10
   source = _open(tmp_path)
   (batch,) = pipeline.create_train_dataset(
-      source, config, total_steps=1).as_numpy_iterator()
+      source, config, total_steps=1, careful=True).as_numpy_iterator()
   assert set(batch['label']) == {1, 2}
   watch = unreadable.Watch(source, 0.5)
   watch.look(batch)

@@ -1,5 +1,6 @@
 """Extraction: every example once, in order, through the frozen network."""
 
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest
@@ -11,6 +12,7 @@ import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax.evaluation import features
+from byol_jax.evaluation import progress
 from byol_jax.networks import network as network_lib
 from byol_jax.training import state as state_lib
 
@@ -114,6 +116,28 @@ class FeaturesTest(parameterized.TestCase):
       features.extract_features(predict, variables, _batches(37, 8))
     self.assertLen(_Pixels.traces, 1)
 
+  def test_what_is_found_counts_as_what_is_made(self):
+    """Else who resumed at another batch would seem to hang."""
+    counted, made = [], list(_batches(37, 8))
+    batches = features.SplitBatches(
+        'some', len(made), lambda first: iter(made[first:]))
+    fetch = mock.Mock(**{'dispatch.side_effect': lambda _, images: lambda: {
+        'embedding': images[:, 0, 0]}})
+    job = progress.Progress(tempfile.mkdtemp())
+    with mock.patch.object(
+        features.peers, 'advance',
+        lambda doing, count=1: counted.append(count)):
+      for kept in 0, 3:
+        if kept:
+          job.put('part0', {
+              'index': np.arange(24, dtype=np.int32),
+              'label': np.arange(24, dtype=np.int32) % 7,
+              'embedding': np.zeros((24, 3), np.float32), 'next_step': kept})
+        found = features.resume_features(fetch, {}, batches, job)
+        np.testing.assert_array_equal(found.index, np.arange(37))
+        self.assertEqual(sum(counted), 5)
+        counted.clear()
+
   def test_processes_rows_are_joined(self):
     """Two processes of 3 and 2 rows: padded to gather, then cut again."""
     shares = [
@@ -122,16 +146,17 @@ class FeaturesTest(parameterized.TestCase):
         {'index': np.array([1, 3], np.int32),
          'embedding': np.array([[1], [3]], np.float32)}]
 
-    def allgather(x):
-      x = np.asarray(x)
+    def gather(x):
       if not x.ndim:
         return np.array([3, 2])
       other = shares[1]['index' if x.ndim == 1 else 'embedding']
-      return np.stack([x, np.concatenate([other, np.zeros_like(x[:1])])])
+      other = np.concatenate([other, np.zeros_like(other[:1])])
+      # By rows of two at once.
+      return np.stack([x, other[:2] if len(x) == 2 else other[2:]])
 
     with mock.patch.object(jax, 'process_count', return_value=2), (
-        mock.patch.object(
-            features.multihost_utils, 'process_allgather', allgather)):
+        mock.patch.object(features.agreement, 'gather', gather)), (
+            mock.patch.object(features, '_GATHER_ROWS', 2)):
       got = features._gather_processes(shares[0])
     np.testing.assert_array_equal(got['index'], [0, 2, 4, 1, 3])
     np.testing.assert_array_equal(got['embedding'][:, 0], [0, 2, 4, 1, 3])

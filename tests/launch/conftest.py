@@ -87,7 +87,8 @@ class Fakes:
     environment = {
         name: value for name, value in os.environ.items()
         if not name.startswith('SLURM') and name != 'CUDA_VISIBLE_DEVICES'
-    } | {'PATH': f'{self.directory}:{os.environ["PATH"]}'} | environment
+    } | {'PATH': f'{self.directory}:{os.environ["PATH"]}',
+         'TMPDIR': str(self.directory)} | environment
     return subprocess.Popen(
         command, cwd=cwd, text=True, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -70,20 +70,31 @@ class Processes:
   def __init__(self, directory: pathlib.Path):
     self.directory = directory / 'a folder'
     self.directory.mkdir()
+    self._started = []
     (self.directory / 'obedient.py').write_text(JOB)
     bin_directory = os.path.dirname(sys.executable)
     self._environment = os.environ | {
         'PATH': f'{bin_directory}:{os.environ["PATH"]}',
-        'PYTHONPATH': str(self.directory), 'DIRECTORY': str(self.directory)}
+        'PYTHONPATH': str(self.directory), 'DIRECTORY': str(self.directory),
+        'TMPDIR': str(self.directory)}
     self._environment.pop('XLA_FLAGS', None)
 
   def start(self, *arguments, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [SCRIPT, *arguments], cwd=self.directory, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=self._environment | environment,
         # As in a terminal, even where the tests run without one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    self._started.append(process)
+    return process
+
+  def stop(self) -> None:
+    """Ends what a test that failed has left."""
+    for process in self._started:
+      while process.poll() is None:
+        process.terminate()
+        time.sleep(0.5)
 
   def run(self, *arguments, code=0, **environment) -> tuple[str, str]:
     """What was said on stdout and stderr."""
@@ -124,7 +135,9 @@ class Processes:
 
 @pytest.fixture
 def processes(tmp_path):
-  return Processes(tmp_path)
+  made = Processes(tmp_path)
+  yield made
+  made.stop()
 
 
 def test_the_commands_of_a_dry_run(processes):

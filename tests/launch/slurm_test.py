@@ -51,6 +51,7 @@ def test_one_process_a_node_has_all_its_gpus_and_cpus(fakes, slurm):
   assert job == ['python', '-m', *JOB]
   environment = fakes.environment('python')
   assert environment['JAX_LOCAL_DEVICE_IDS'] == '0,1,2,3'
+  assert environment['JAX_PLATFORMS'] == 'cuda,cpu'
   assert not fakes.calls('scontrol')
 
 
@@ -140,7 +141,8 @@ def test_dry_run(fakes):
   enter, devices, step, requeue = map(shlex.split, out.splitlines()[:2] + [
       '\n'.join(out.splitlines()[2:-1]), out.splitlines()[-1]])
   assert enter == ['source', 'launch/environment.sh', 'cuda']
-  assert devices == ['export', 'JAX_LOCAL_DEVICE_IDS=0']
+  assert devices == [
+      'export', 'JAX_LOCAL_DEVICE_IDS=0', 'JAX_PLATFORMS=cuda,cpu']
   assert step[0] == 'srun' and step[-5:] == ['python', '-m', *JOB]
   assert requeue == ['scontrol', 'requeue', 'JOB_ID']
 

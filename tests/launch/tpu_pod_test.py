@@ -169,6 +169,7 @@ def test_ssh_that_never_works_ends_it(fakes, pod):
   assert err.count('Permission denied') == 3
   assert 'error: the job was not started on byol' in err
   assert 'start' not in pod.did()
+  assert 'byol is still there, and costs' in err
 
 
 def test_a_slice_that_is_lost_while_it_is_set_up_is_made_anew(fakes, pod):
@@ -244,8 +245,8 @@ def test_dry_run(fakes, pod):
   assert lines[0][-1] == '--format=value(state)'
   assert lines[1][4:6] == ['create', 'byol']
   assert lines[2] == [
-      'gcloud', 'compute', 'tpus', 'tpu-vm', 'scp', '/tmp/byol_jax.tar.gz',
-      'byol:', *WHERE, '--worker=all']
+      'gcloud', 'compute', 'tpus', 'tpu-vm', 'scp',
+      f'{fakes.directory}/byol_jax.tar.gz', 'byol:', *WHERE, '--worker=all']
   for line, host, remote in zip(lines[3:8], ('all', 'all', 'all', '0', 'all'), (
       'rm -rf byol_jax && mkdir byol_jax && tar -xzf byol_jax.tar.gz -C '
       'byol_jax', f'bash {WORKER} install', None, f'bash {WORKER} follow 1',
@@ -387,3 +388,31 @@ for i in {{1..400}}; do sleep 0.05; done'''])
   assert 'saved' in out
   assert len([call for call in fakes.calls('python')
               if 'byol_jax.pretrain' in call]) == 1
+
+
+def test_a_host_whose_python_is_too_old_gets_another(
+    fakes, environment, tmp_path):
+  fakes.add('python3.12', 'python3.11', 'python3')
+  for name in ('python3.12', 'python3.11', 'python3'):
+    fakes.answer(name, '-c', code=1, times=-1)
+  fakes.answer('python3', 'uv python find', out='/of/uv/python3.12\n')
+  fakes.run(ROOT / 'launch' / 'tpu_worker.sh', 'install', cwd=tmp_path,
+            **environment)
+  assert [call[1:] for call in fakes.calls('python3') if call[1] != '-c'] == [
+      ['-m', 'pip', 'install', '--user', '--quiet', 'uv'],
+      ['-m', 'uv', 'python', 'install', '3.12'],
+      ['-m', 'uv', 'python', 'find', '3.12']]
+
+
+@pytest.mark.parametrize('notes, said', [
+    ({}, 'nothing'), ({'pid': '1'}, 'left 137'),
+    ({'pid': '1', 'code': '75'}, 'left 75'),
+    ({'pid': '1', 'code': '75', 'stopped': 'stopped'}, 'stopped 75')])
+def test_what_a_host_says_of_its_job(fakes, tmp_path, notes, said):
+  """A number alone is no proof: it may be another process after a reboot."""
+  (tmp_path / 'byol_jax_job').mkdir()
+  for name, text in notes.items():
+    (tmp_path / 'byol_jax_job' / name).write_text(f'{text}\n')
+  out, _ = fakes.run(ROOT / 'launch' / 'tpu_worker.sh', 'status',
+                     cwd=tmp_path, HOME=str(tmp_path))
+  assert out == f'byol_jax_job: {said}\n'

@@ -6,7 +6,7 @@ from byol_jax.training import setup as setup_lib
 from byol_jax.training import throughput
 
 
-@pytest.mark.parametrize('what', throughput.MEASURES)
+@pytest.mark.parametrize('what', ['input', 'step', 'loop'])
 def test_measures(tiny_config, tiny_encoder, what, capsys):
   setup = setup_lib.set_up(tiny_config, tiny_encoder)
   figures = throughput.MEASURES[what](setup, 2, 3)
@@ -19,3 +19,13 @@ def test_measures(tiny_config, tiny_encoder, what, capsys):
     assert figures['step_gflop_per_image'] > 0
   assert capsys.readouterr().out == ''
   assert throughput.describe_machine()['num_devices'] == 4
+
+
+def test_measures_saves(tiny_config, tiny_encoder):
+  """The share is of the time between two of them."""
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
+  figures = throughput.MEASURES['save'](setup, 2, 3)
+  assert figures['steps_between_saves'] == tiny_config.checkpoint_every_steps
+  assert figures['save_share'] == pytest.approx(
+      figures['save_seconds'] / 4 / figures['step_seconds'])
+  assert 0.001 < figures['state_megabytes'] < 1

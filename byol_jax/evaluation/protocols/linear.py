@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -96,11 +97,11 @@ def _train_on_images(
   watch = unreadable.Watch(source, config.max_bad_image_share)
 
   def make_batches(first: int) -> Iterator[dict[str, np.ndarray]]:
-    return watch.filter(pipeline.create_labelled_dataset(
-        source, config, batch_size=settings.batch_size,
-        total_steps=total_steps, seed=config.seed, start_step=first,
-        process_index=jax.process_index(),
-        process_count=jax.process_count()).as_numpy_iterator())
+    return watch.batches(functools.partial(
+        pipeline.create_labelled_dataset, source, config,
+        batch_size=settings.batch_size, total_steps=total_steps,
+        seed=config.seed, process_index=jax.process_index(),
+        process_count=jax.process_count()), first)
 
   trainer = linear.ImageTrainer(
       lambda variables, images: subject.network.apply(

@@ -1,0 +1,44 @@
+"""orbax, whose failures are said once, in a line, by whoever called it.
+
+It logs tracebacks, from several threads. And when one of many arrays cannot be
+read or written, it closes the event loop that the others still report to, or
+wait in: Python then prints a page for each of them.
+"""
+
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+import warnings
+
+from absl import logging
+
+
+def _is_left_behind(error: BaseException | None) -> bool:
+  return isinstance(error, RuntimeError) and str(error) == (
+      'Event loop is closed')
+
+
+def quieten() -> None:
+  """Leaves out its tracebacks in this process; everything else is shown."""
+  logging.get_absl_logger().addFilter(
+      lambda record: '/orbax/' not in record.pathname
+      or record.levelno < logging.converter.STANDARD_WARNING)
+  warnings.filterwarnings(
+      'ignore', 'coroutine .* was never awaited', RuntimeWarning)
+  show_raised, show_unraisable = sys.excepthook, sys.unraisablehook
+
+  def on_raised(
+      kind: type[BaseException], error: BaseException,
+      where: TracebackType | None) -> None:
+    # Of threads that are not Python's.
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main or not _is_left_behind(error):
+      show_raised(kind, error, where)
+
+  def on_unraisable(found: Any) -> None:
+    code = getattr(found.object, 'cr_code', None)  # of a coroutine
+    if code is None or '/orbax/' not in code.co_filename:
+      show_unraisable(found)
+
+  sys.excepthook, sys.unraisablehook = on_raised, on_unraisable

@@ -1,0 +1,1 @@
+"""Chaos: real runs in real trouble, and what was lost. See `__main__`."""

@@ -1,0 +1,110 @@
+"""One run, whatever the processes and devices that its batches are spread over.
+
+Four devices: in one process, in two, in four. Only the order of sums differs.
+"""
+
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from byol_jax import stopping
+from byol_jax.training import checkpoint
+from tests import processes
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAYOUTS = {'1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
+# Losses of 20 steps; measured: 3e-7.
+RELATIVE = 1e-5
+
+
+def _start(workdir, layout):
+  count, devices = LAYOUTS[layout]
+  return processes.start(
+      ['-m', 'byol_jax.pretrain', f'--config={ROOT}/configs/quickstart.py',
+       f'--workdir={workdir}', '--config.data=fake:256',
+       '--config.resnet.width=0.125', '--config.batch_size=32',
+       '--config.total_steps=20', '--config.warmup_steps=20',
+       '--config.base_learning_rate=0.05',
+       '--config.checkpoint_every_steps=100',
+       '--config.evaluate_every_steps=20', '--config.log_every_steps=1',
+       '--config.evaluate_batch_size=64', '--config.final_protocols=()'],
+      f'{workdir}.output', count=count, devices=devices,
+      environment={'PYTHONPATH': str(ROOT)})
+
+
+def _run(workdir, layout):
+  with _start(workdir, layout) as started:
+    done = processes.wait(started, timeout=600)
+  for number, (code, out, err) in enumerate(done):
+    assert code == 0, f'process {number}: {out}{err}'
+  # One of them writes and logs.
+  assert all('loss' not in out for _, out, _ in done[1:])
+
+
+def _run_and_stop(workdir, layout):
+  """SIGTERM reaches the last process alone, after some step."""
+  with _start(workdir, layout) as started:
+    rows = workdir / 'metrics.jsonl'
+    while not (rows.exists() and rows.read_text()):
+      assert all(process.poll() is None for process in started)
+      time.sleep(0.01)
+    started[-1].send_signal(signal.SIGTERM)
+    done = processes.wait(started, timeout=600)
+  assert [code for code, *_ in done] == [stopping.RUN_AGAIN] * len(done), done
+  (step,) = (path.name for path in (workdir / 'checkpoints').iterdir())
+  for _, out, _ in done:  # the same step in all of them
+    assert f'stopped after step {step}, saved; run the same command' in out
+  return int(step)
+
+
+def _losses(workdir):
+  rows = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  return [row['train/loss'] for row in rows if 'train/loss' in row]
+
+
+def _assert_same(workdir, other):
+  losses = _losses(workdir)
+  assert len(losses) == 20
+  np.testing.assert_allclose(losses, _losses(other), rtol=RELATIVE)
+  a, b = (checkpoint.restore_workdir(str(path))[2] for path in (workdir, other))
+  for (path, x), y in zip(
+      jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(
+        x, y, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('layouts') / '1x4'
+  _run(workdir, '1x4')
+  return workdir
+
+
+def test_stopped_in_two_processes_and_continued_in_one(expected, tmp_path):
+  """One of two is told to stop; both do, after the same step."""
+  step = _run_and_stop(tmp_path / 'run', '2x2')
+  assert 0 < step < 20
+  losses = _losses(tmp_path / 'run')
+  np.testing.assert_allclose(
+      losses, _losses(expected)[:len(losses)], rtol=RELATIVE)
+  _run(tmp_path / 'run', '1x4')
+  _assert_same(tmp_path / 'run', expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['2x2', '4x1'])
+def test_each_layout_to_its_end(expected, tmp_path, layout):
+  _run(tmp_path / 'run', layout)
+  _assert_same(tmp_path / 'run', expected)
+
+
+@pytest.mark.slow
+def test_stopped_in_one_process_and_continued_in_four(expected, tmp_path):
+  _run_and_stop(tmp_path / 'run', '1x4')
+  _run(tmp_path / 'run', '4x1')
+  _assert_same(tmp_path / 'run', expected)

@@ -68,6 +68,11 @@ def _say_what_was_done(
         'the gradients alone.')
     return
   for where in slices:
+    if where in planner.deaths:
+      print(
+          f'{where.name}: {planner.deaths[where]}: what needs no compile is '
+          'shown, and its floor is too low')
+      continue
     program, was_remembered = planner.compile(where)
     outcome = 'refused' if program.refusal else 'compiled'
     print(

@@ -1,15 +1,17 @@
-"""Compiles in a process of its own, which may crash alone.
+"""Compiles in a process of its own, which may die alone.
 
 libtpu keeps the memory that a compile took, and can end the process that it is
-loaded in: libtpu 0.0.42 goes so deep into the step of a ResNet-50 for v6e that
-it overflows the eight megabytes of stack that a thread is usually given.
+loaded in: libtpu 0.0.42 overflows its stack on some steps.
 """
 
 import concurrent.futures
 from concurrent.futures import process
 import multiprocessing
-import resource
+import os
+import pathlib
+import re
 import signal
+import tempfile
 from typing import Any
 
 import ml_collections
@@ -19,7 +21,9 @@ from byol_jax.config import ConfigError
 from byol_jax.planning import programs
 from byol_jax.planning import slices
 
-_STACK_BYTES = 2**30
+
+class CompilerDied(ConfigError):
+  """The compiler ended its process; which step, and its last words."""
 
 
 def compile_apart(
@@ -29,40 +33,40 @@ def compile_apart(
   """`compilation.compile_step` in a child process.
 
   Raises:
-    ConfigError: as that does, and if the child dies.
+    CompilerDied: if the child does.
+    ConfigError: as `compile_step`.
   """
-  _raise_stack_limit()
-  with concurrent.futures.ProcessPoolExecutor(
-      1, mp_context=multiprocessing.get_context('spawn'),
-      initializer=_die_of_ctrl_c) as pool:
-    try:
-      return pool.submit(
-          _compile, config_lib.to_dict(config), num_classes, lengths, where
-      ).result()
-    except process.BrokenProcessPool as error:
-      raise ConfigError(
-          f'the compiler died while it compiled the step for {where.name}, of '
-          'a fault of its own or for want of memory on this machine; run '
-          'again, with this topology alone or without it: what is compiled '
-          'already is remembered') from error
+  with tempfile.TemporaryDirectory() as folder:
+    log = pathlib.Path(folder) / 'stderr'
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context('spawn'),
+        initializer=_set_up, initargs=(str(log),)) as pool:
+      try:
+        return pool.submit(
+            _compile, config_lib.to_dict(config), num_classes, lengths, where
+        ).result()
+      except process.BrokenProcessPool as error:
+        raise CompilerDied(
+            f'the compiler died while it compiled the step for {where.name}, '
+            f'{config.batch_size // where.num_devices} images of a device '
+            f'({_last_words(log)})') from error
 
 
-def _raise_stack_limit() -> None:
-  """Of processes that start from now on, and so of their threads.
+def _set_up(log: str) -> None:
+  """Of the child: dies of ctrl-C at once, and complains into a file.
 
-  A thread gets as much as the limit says, and two megabytes where it says that
-  there is none.
+  Python's own handler would wait for the compiler to return.
   """
-  soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
-  no_limit = resource.RLIM_INFINITY
-  wanted = _STACK_BYTES if hard == no_limit else min(hard, _STACK_BYTES)
-  if soft == no_limit or soft < wanted:
-    resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
-
-
-def _die_of_ctrl_c() -> None:
-  """At once: Python's own handler would wait for the compiler to return."""
   signal.signal(signal.SIGINT, signal.SIG_DFL)
+  with open(log, 'wb') as file:
+    os.dup2(file.fileno(), 2)
+
+
+def _last_words(log: pathlib.Path) -> str:
+  """What libtpu's handler of signals says: a line between asterisks."""
+  text = log.read_text(errors='replace') if log.exists() else ''
+  found = re.search(r'^\*\*\* (.*?)(?: received| \(see|$)', text, re.MULTILINE)
+  return found.group(1) if found else 'it said nothing; out of memory?'
 
 
 def _compile(

@@ -50,11 +50,20 @@ class Planner:
         config, facts.num_examples)
     self._lengths = (warmup_steps, total_steps)
     self._compiled = functools.cache(self._compile)
+    self.deaths: dict[slices_lib.Slice, str] = {}  # of the compiler
 
   def describe(
       self, where: slices_lib.Slice, utilisation: float) -> dict[str, Any]:
-    """Everything about a slice, see `report.describe`."""
-    program = self.compile(where)[0] if self.libtpu else None
+    """Everything about a slice, see `report.describe`.
+
+    Where the compiler dies, what needs no compile.
+    """
+    program = None
+    if self.libtpu:
+      try:
+        program, _ = self.compile(where)
+      except isolation.CompilerDied as error:
+        self.deaths[where] = str(error)
     return report.describe(
         self._config, where, self.count(), program,
         total_steps=self._lengths[1], utilisation=utilisation)

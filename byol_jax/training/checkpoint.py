@@ -29,6 +29,7 @@ from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
 from byol_jax.networks import network as network_lib
+from byol_jax.training import agreement
 from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
@@ -78,8 +79,12 @@ class Checkpoints:
             'run': ocp.JsonCheckpointHandler()})
 
   def steps(self) -> list[int]:
-    """Of all finished checkpoints, the newest first."""
-    return sorted(self._manager.all_steps(), reverse=True)
+    """Of all finished checkpoints, the newest first.
+
+    As process 0 sees them: a network's file system may show others older ones.
+    All processes must ask.
+    """
+    return agreement.of_first(sorted(self._manager.all_steps(), reverse=True))
 
   def latest_step(self) -> int | None:
     """The newest finished checkpoint's step."""

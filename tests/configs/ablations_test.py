@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax.training import devices
 from byol_jax.training import setup as setup_lib
 from configs import ablations
 
@@ -244,7 +245,8 @@ def _take_three_steps(config, encoder):
   state = setup.create_state()
   before = jax.device_get(state.online_params)
   for _, batch in zip(range(3), setup.create_batches(0), strict=True):
-    state, metrics = setup.p_train_step(state, batch)
+    state, metrics, _ = setup.p_train_step(
+        state, batch, devices.ballot((False, 0)))
     for key, value in jax.device_get(metrics).items():
       assert np.all(np.isfinite(value)), key
   assert int(state.step) == 3

@@ -45,15 +45,15 @@ def lost(lab: Lab) -> Iterator[Survived]:
         lambda: runs.newest_step(workdir) > before, 'a save')  # noqa: B023
     saved = runs.newest_step(workdir)
     secs = _trouble(launcher, how, who, pids, signs)
-    done.append((how, who, saved, secs))
     said = _expect_named(launcher, who, pids[1 - who], said)
+    done.append((how, who, saved, secs, said))
   launcher.ends(0)
   runs.expect_same_end(workdir, lab.undisturbed(shorter, processes=2))
-  starts = [int(step) for step in re.findall(
-      r'^continuing .* at step (\d+)', launcher.text, re.M)]
-  for (how, who, saved, secs), start in zip(done, starts, strict=False):
-    yield Survived(f'process {who} {how}', lost=max(0, saved - start),
-                   note=f'{secs:.1f} s')
+  for how, who, saved, secs, said in done:
+    again = re.search(
+        r'^continuing .* at step (\d+)', launcher.text[said:], re.M)
+    yield Survived(f'process {who} {how}', note=f'{secs:.1f} s',
+                   lost=max(0, saved - int(again.group(1))))
 
 
 def _trouble(

@@ -215,7 +215,9 @@ def run(fn: Callable[[], Any]) -> Any:
   try:
     return fn()
   except jax.errors.JaxRuntimeError as error:
-    _watch.suspect()
+    # A launcher that saw it die may ask the others to stop, which they do.
+    with stopping.requests():
+      _watch.suspect()
     if any(word in str(error) for word in _LOST_FOR_A_MOMENT):
       why = ('all processes are there, but they waited too long for each other '
              f'({failures.reason(error)})')

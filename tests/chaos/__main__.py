@@ -40,6 +40,7 @@ TROUBLES = {
     'signal during an evaluation': stops.in_evaluation,
     'SIGTERM, quickstart network': stops.quickstart,
     'lost process of two': peers.lost,
+    'lost process, launcher': peers.launcher,
     'damaged checkpoint': disks.damaged,
     'damaged file by file': disks.damaged_files,
     'all checkpoints damaged': disks.all_damaged,

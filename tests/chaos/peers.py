@@ -5,83 +5,79 @@ import os
 import pathlib
 import re
 import signal
-import time
 
 from tests.chaos import runs
 from tests.chaos.runs import Lab
 from tests.chaos.runs import Run
 from tests.chaos.runs import Survived
 
-_PEER_SECS, _HANG_SECS, _LAUNCHER_GRACE_SECS = 8, 15, 16
+_PEER_SECS, _HANG_SECS = 8, 40
 # For the verdict to be reached, said, and obeyed.
 _SLACK_SECS = 12
 _LIMITS = {
     'killed': _PEER_SECS, 'frozen': _PEER_SECS, 'hanging': _HANG_SECS}
-_STEPS = 80
+_FLAGS = (
+    '--config.total_steps=120', f'--peer_timeout_secs={_PEER_SECS}',
+    f'--hang_timeout_secs={_HANG_SECS}')
 
 
 def lost(lab: Lab) -> Iterator[Survived]:
-  """One run under launch/local_processes.sh, troubled six times."""
+  """One run, troubled six times, each time begun again as a launcher does."""
   workdir, signs = lab.folder('lost'), lab.folder('signs')
   signs.mkdir()
   troubles = [(how, who) for how in _LIMITS for who in (1, 0)]
-  if lab.is_short:
-    troubles = troubles[:1]
-  shorter = f'--config.total_steps={_STEPS}'
-  launcher = lab.start_command(
-      ['bash', 'launch/local_processes.sh', '2', '--devices=2',
-       f'--restarts={len(troubles)}', f'--grace={_LAUNCHER_GRACE_SECS}',
-       'tests.chaos.afflicted', *runs.ARGUMENTS, f'--workdir={workdir}',
-       shorter, f'--peer_timeout_secs={_PEER_SECS}',
-       f'--hang_timeout_secs={_HANG_SECS}'],
-      workdir.name, {'CHAOS_HANG_WHERE': str(signs)})
-  done, said, pids = [], 0, [0, 0]
-  for how, who in troubles:
-    launcher.until(lambda: _both(workdir, pids), 'both processes')  # noqa: B023
-    pids = _both(workdir, pids)
+  done = []
+  for how, who in troubles[:1] if lab.is_short else troubles:
+    pair = lab.two_under_way(
+        workdir, 5, *_FLAGS, module='tests.chaos.afflicted',
+        env={'CHAOS_HANG_WHERE': str(signs)})
+    if done:
+      done[-1].lost = max(0, saved - runs.first_step(pair[0]))
     before = runs.newest_step(workdir)
-    launcher.until(
-        lambda: runs.newest_step(workdir) > before, 'a save')  # noqa: B023
+    pair[0].until(lambda: runs.newest_step(workdir) > before,  # noqa: B023
+                  'a save')
+    secs = _trouble(pair, how, who, signs)
     saved = runs.newest_step(workdir)
-    secs = _trouble(launcher, how, who, pids, signs)
-    done.append((how, who, saved, secs))
-    said = _expect_named(launcher, who, pids[1 - who], said)
-  launcher.ends(0)
-  runs.expect_same_end(workdir, lab.undisturbed(shorter, processes=2))
-  starts = [int(step) for step in re.findall(
-      r'^continuing .* at step (\d+)', launcher.text, re.M)]
-  for (how, who, saved, secs), start in zip(done, starts, strict=True):
-    yield Survived(f'process {who} {how}', lost=max(0, saved - start),
-                   note=f'{secs:.1f} s')
+    done.append(Survived(f'process {who} {how}', note=f'{secs:.1f} s'))
+  for run in lab.two_under_way(workdir, 1, *_FLAGS):
+    run.ends(0)
+  runs.expect_same_end(workdir, lab.undisturbed(_FLAGS[0], processes=2))
+  yield from done
 
 
 def _trouble(
-    launcher: Run, how: str, who: int, pids: list[int], signs: pathlib.Path,
-) -> float:
-  """Causes it; the seconds until the other process is gone."""
-  begin = time.monotonic()
+    pair: list[Run], how: str, who: int, signs: pathlib.Path) -> float:
+  """Causes it; the seconds until the other process has named it and left."""
+  other = pair[1 - who]
   if how == 'hanging':
     (signs / str(who)).touch()
   else:
-    number = signal.SIGKILL if how == 'killed' else signal.SIGSTOP
-    os.kill(pids[who], number)
-  limit = _LIMITS[how] + _SLACK_SECS
-  launcher.until(
-      lambda: not _is_alive(pids[1 - who]),
-      f'end of the other process, with process {who} {how}', limit)
-  return time.monotonic() - begin
+    pair[who].signal(signal.SIGKILL if how == 'killed' else signal.SIGSTOP)
+  secs = other.ends(runs.RUN_AGAIN, _LIMITS[how] + _SLACK_SECS)
+  pair[who].kill()
+  runs.expect(re.search(rf'^error: process {who} \(', other.text, re.M),
+              f'nobody named process {who}: {other.text[-300:]!r}')
+  return secs
 
 
-def _expect_named(launcher: Run, who: int, other: int, said: int) -> int:
-  """The other one has named it, and left with 75; how much was said so far."""
-  launcher.until(
-      lambda: f'(pid {other}) left with code 75' in launcher.text,
-      f'code 75 of process {1 - who}', 30, 0.1)
-  text = launcher.text
-  runs.expect(
-      re.search(rf'error: process {who} \(', text[said:]),
-      f'nobody named process {who}: {text[said:]!r}')
-  return len(text)
+def launcher(lab: Lab) -> Iterator[Survived]:
+  """launch/local_processes.sh starts all again."""
+  workdir = lab.folder('launched')
+  run = lab.start_command(
+      ['bash', 'launch/local_processes.sh', '2', '--devices=2',
+       'byol_jax.pretrain', *runs.ARGUMENTS, *_FLAGS,
+       f'--workdir={workdir}'], workdir.name)
+  run.until(lambda: runs.newest_step(workdir) >= 14, 'saves')
+  pids = _both(workdir, [])
+  saved = runs.newest_step(workdir)
+  os.kill(pids[1], signal.SIGKILL)
+  run.ends(0)
+  for words in ('process 1 (pid ', 'was killed by signal 9',
+                'starting all 2 again'):
+    runs.expect(words in run.text, f'it does not say "{words}"')
+  runs.expect_same_end(workdir, lab.undisturbed(_FLAGS[0], processes=2))
+  yield Survived('process 1 killed under local_processes.sh',
+                 lost=max(0, saved - runs.first_step(run)))
 
 
 def _both(workdir: pathlib.Path, old: list[int]) -> list[int] | None:
@@ -98,11 +94,3 @@ def _both(workdir: pathlib.Path, old: list[int]) -> list[int] | None:
           found[int(word.partition('=')[2])] = int(path.parent.name)
   pids = [found.get(i, 0) for i in range(2)]
   return pids if all(pids) and not set(pids) & set(old) else None
-
-
-def _is_alive(pid: int) -> bool:
-  try:
-    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except OSError:
-    return False
-  return stat.rpartition(')')[2].split()[0] != 'Z'

@@ -15,6 +15,7 @@ from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import peers
+from byol_jax import quiet_orbax
 from byol_jax import stopping
 
 
@@ -104,6 +105,7 @@ def run(
   """
   def guarded(argv: Sequence[str]) -> None:
     _show_own_lines()
+    quiet_orbax.quieten()
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:
@@ -116,11 +118,13 @@ def run(
       print(error, flush=True)
       _leave(error.code, f'{error}')
     except Exception as error:
+      code = 1
       if _is_of_remote_files(error):
         _say(error)
+        code = stopping.RUN_AGAIN if _may_pass(error) else 1
       else:
         traceback.print_exc()
-      _leave(1, f'{type(error).__name__}: {error}')
+      _leave(code, f'{type(error).__name__}: {error}')
     peers.part(0)
 
   app.run(guarded, flags_parser=_parse_flags)
@@ -130,6 +134,12 @@ def _is_of_remote_files(error: Exception) -> bool:
   """What TensorFlow raises in place of OSError where paths are gs://."""
   return type(error).__module__.startswith('tensorflow.') and '://' in str(
       error)
+
+
+def _may_pass(error: Exception) -> bool:
+  """Whether the other side was only out of reach, or busy."""
+  return type(error).__name__ in (
+      'UnavailableError', 'DeadlineExceededError', 'AbortedError')
 
 
 def _leave(code: int, why: str) -> None:

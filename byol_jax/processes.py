@@ -52,7 +52,10 @@ def join() -> None:
   jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
-        **told, initialization_timeout=_JOIN_TIMEOUT.value,
+        # Told processes are not to be numbered, nor to have their devices
+        # chosen, by a scheduler that they happen to run under.
+        **told, cluster_detection_method='deactivate' if told else None,
+        initialization_timeout=_JOIN_TIMEOUT.value,
         # Ours is the shorter one, and says more.
         heartbeat_timeout_seconds=2 * _PEER_TIMEOUT.value + 40,
         shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_SECS)

@@ -59,6 +59,16 @@ class Requests:
     self._leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
     self._leave.daemon = True
 
+  def leave_at_once(self) -> None:
+    """From now on there is nothing to save, also of what was asked before.
+
+    Raises:
+      Preempted: if the job was asked to stop.
+    """
+    self.at_once = True
+    if self.requested:
+      raise Preempted(f'asked to stop: {self.kept}')
+
   def on_signal(self, number: int, _: object = None) -> None:
     """In the main thread, as soon as that runs Python."""
     self.requested = True

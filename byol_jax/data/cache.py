@@ -8,6 +8,8 @@ import os
 import pathlib
 import tempfile
 
+from absl import logging
+
 _THREADS = 16
 
 
@@ -29,9 +31,23 @@ def cached_file(kind: str, key: object, suffix: str) -> pathlib.Path:
 def write(path: pathlib.Path, contents: bytes) -> None:
   """Writes a file at once, so that no other process sees half of it."""
   descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-  with os.fdopen(descriptor, 'wb') as file:
-    file.write(contents)
-  os.replace(temporary, path)
+  try:
+    with os.fdopen(descriptor, 'wb') as file:
+      file.write(contents)
+    os.replace(temporary, path)
+  except BaseException:
+    pathlib.Path(temporary).unlink(missing_ok=True)
+    raise
+
+
+def remember(path: pathlib.Path, contents: bytes) -> None:
+  """`write` for what can be found out again: without it is only slower."""
+  try:
+    write(path, contents)
+  except OSError as error:
+    logging.warning(
+        '%s cannot be written (%s): what was found out is not kept.', path,
+        error.strerror)
 
 
 def write_missing(
@@ -52,12 +68,13 @@ def write_missing(
 def folder() -> pathlib.Path:
   """The cache folder, made if need be."""
   base = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  for parent in (base, tempfile.gettempdir()):
-    path = pathlib.Path(parent, 'byol_jax')
+  shared = tempfile.gettempdir()  # where another user may plant what we read
+  for path in (pathlib.Path(base, 'byol_jax'),
+               pathlib.Path(shared, f'byol_jax-{os.getuid()}')):
     try:
-      path.mkdir(parents=True, exist_ok=True)
+      path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
       continue
-    if os.access(path, os.W_OK):
+    if os.access(path, os.W_OK) and path.stat().st_uid == os.getuid():
       return path
   raise OSError(f'neither {base} nor {tempfile.gettempdir()} can be written')

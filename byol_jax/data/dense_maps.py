@@ -155,7 +155,7 @@ def _examine_all(
           lambda file: _guarded(
               examine, str(root / file.name), file, max_pixels), new)
       known |= {file.state: file for file in examined}
-    cache.write(remembered, json.dumps(list(known.values())).encode())
+    cache.remember(remembered, json.dumps(list(known.values())).encode())
   examined = [known[file.state] for file in files]
   bad = [file for file in examined if file.problem]
   if bad:

@@ -94,7 +94,7 @@ def examine_folder(root: pathlib.Path, max_pixels: int) -> Examined:
       warnings.simplefilter('ignore')  # broken metadata is no matter
       known |= {
           file.state: file for file in _examine_all(root, new, max_pixels)}
-    cache.write(remembered, json.dumps(list(known.values())).encode())
+    cache.remember(remembered, json.dumps(list(known.values())).encode())
   examined = [known[file.state] for file in files]
   return Examined(good=[file for file in examined if not file.problem],
                   bad=[file for file in examined if file.problem])
@@ -135,7 +135,7 @@ def write_bad_list(root: pathlib.Path, bad: list[ImageFile]) -> pathlib.Path:
   path = cache.cached_file('bad', os.path.realpath(root), '.txt')
   lines = [f'{printable(str(root / file.name))}\t{file.problem}\n'
            for file in bad]
-  cache.write(path, ''.join(lines).encode())
+  cache.remember(path, ''.join(lines).encode())
   return path
 
 

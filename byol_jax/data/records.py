@@ -153,4 +153,4 @@ def _save(path: pathlib.Path, offsets: list[np.ndarray]) -> None:
   buffer = io.BytesIO()
   np.savez(buffer, counts=np.array([len(found) for found in offsets]),
            starts=np.concatenate(offsets))
-  cache.write(path, buffer.getvalue())
+  cache.remember(path, buffer.getvalue())

@@ -225,7 +225,7 @@ def _count_classes(
         .as_numpy_iterator(), np.int64))
     buffer = io.BytesIO()
     np.save(buffer, labels)
-    cache.write(remembered, buffer.getvalue())
+    cache.remember(remembered, buffer.getvalue())
   known = labels[labels >= 0]
   if not len(known) or known[-1] >= _MAX_CLASSES:
     raise ConfigError(

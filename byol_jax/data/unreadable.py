@@ -19,6 +19,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from byol_jax import stopping
 from byol_jax.config import ConfigError
 from byol_jax.data import decoding
 from byol_jax.data.examples import Source
@@ -28,6 +29,9 @@ MAX_TRIES = 9
 # Of a broken file system; each line says one thing.
 _MAX_LINES = 100
 _MAX_ERROR_LENGTH = 200
+_OUT_OF_REACH = (
+    tf.errors.UnavailableError, tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError)
 
 _Example = dict[str, Any]
 _Batch = dict[str, Any]
@@ -117,6 +121,8 @@ class Watch:
           step += 1
           yield batch
         return
+      except _OUT_OF_REACH as error:
+        raise _unfinished(self._source, error) from error
       except tf.errors.OpError:
         self._is_careful = True  # and this step again
     dataset = create(start_step=step, careful=True)
@@ -154,6 +160,14 @@ class Watch:
           'raise that share')
 
 
+def _unfinished(
+    source: Source, error: tf.errors.OpError) -> stopping.UnfinishedError:
+  """No image is at fault where the storage does not answer."""
+  message = ' '.join(error.message.split())
+  return stopping.UnfinishedError(
+      f'{source.name} is out of reach: {message[:_MAX_ERROR_LENGTH]}')
+
+
 def guard(source: Source, batches: Iterable[_Batch]) -> Iterator[_Batch]:
   """Passes batches on; what ends a pipeline becomes one clear line.
 
@@ -163,6 +177,8 @@ def guard(source: Source, batches: Iterable[_Batch]) -> Iterator[_Batch]:
   """
   try:
     yield from batches
+  except _OUT_OF_REACH as error:
+    raise _unfinished(source, error) from error
   except tf.errors.OpError as error:
     message = ' '.join(error.message.split())
     if 'Dataset was empty' in message:

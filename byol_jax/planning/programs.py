@@ -137,5 +137,5 @@ def remembered(
   except (OSError, ValueError, TypeError, KeyError):
     pass  # Not there, or written by another version.
   made = make()
-  cache.write(path, json.dumps(dataclasses.asdict(made)).encode())
+  cache.remember(path, json.dumps(dataclasses.asdict(made)).encode())
   return made, False

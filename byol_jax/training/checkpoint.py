@@ -28,24 +28,27 @@ import orbax.checkpoint as ocp
 from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
+from byol_jax import stopping
 from byol_jax.networks import network as network_lib
 from byol_jax.training import agreement
 from byol_jax.training import checksum
 from byol_jax.training import devices
 from byol_jax.training import optimizers
-from byol_jax.training import quiet_orbax
 from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
-_DAMAGE = (ValueError, KeyError, FileNotFoundError)
+_DAMAGE = (
+    ValueError, TypeError, AttributeError, LookupError, FileNotFoundError,
+    NotImplementedError)
 # What TensorStore says of everything else.
 _NOT_THE_FILES = (
     'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'UNAVAILABLE',
     'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED')
+# For the other processes to do their part of a save.
+_SAVE_TIMEOUT_SECS = 300
 # Where the run ends there is no later save that might succeed instead.
 _LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
 
-quiet_orbax.quieten()
 
 
 class DamagedError(config_lib.ConfigError):
@@ -73,7 +76,9 @@ class Checkpoints:
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self.directory,
-        options=ocp.CheckpointManagerOptions(max_to_keep=self._keep),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_SECS)),
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
             'run': ocp.JsonCheckpointHandler()})
@@ -95,17 +100,26 @@ class Checkpoints:
 
     Where it fails, now or in the background, an error is logged by this, by
     `poll` or by `wait`, and the next save is tried as if nothing had happened.
+
+    Raises:
+      UnfinishedError: it failed before it was in the background, and there are
+        other processes, which cannot do their part any more.
     """
     self.wait()
     if devices.any_process(bool(self._failure)):
       self._recover()
     self._pending = step
     try:
-      self._manager.save(step, args=ocp.args.Composite(
+      if not self._manager.save(step, args=ocp.args.Composite(
           state=ocp.args.StandardSave(devices.join(state)),
-          run=ocp.args.JsonSave(_seal(run, state))))
+          run=ocp.args.JsonSave(_seal(run, state)))):
+        raise ValueError('there is a newer checkpoint')
     except Exception as error:  # of many types, by many libraries
       self._fail(error)
+      if jax.process_count() > 1:
+        raise stopping.UnfinishedError(
+            f'saving step {step} failed in process {jax.process_index()} '
+            f'({self._failure}), and the others wait for it') from error
 
   def poll(self) -> None:
     """Logs an error if the save under way has failed; does not wait."""

@@ -19,7 +19,7 @@ class Journal:
 
   def __init__(
       self, setup: setup_lib.Setup, workdir: str, first_step: int,
-      seconds: float):
+      seconds: float, evaluation_due: bool = False):
     """Goes on at `first_step`; what is there of later steps is dropped.
 
     Args:
@@ -27,6 +27,7 @@ class Journal:
       workdir: where the files are.
       first_step: that the run stands at.
       seconds: of training so far.
+      evaluation_due: the evaluation at this step is to come, perhaps again.
     """
     self._setup = setup
     self._config = setup.config
@@ -37,7 +38,8 @@ class Journal:
     if self._is_silent:
       return
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
-    self._writer = metrics_lib.MetricWriter(workdir, first_step)
+    self._writer = metrics_lib.MetricWriter(
+        workdir, first_step, evaluation_due)
     self._watch = collapse.Watch(
         self._config,
         collapse.quiet_steps(setup.warmup_steps, setup.total_steps),

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 import contextlib
 import json
 import math
+import os
 import time
 from typing import Any
 
+from absl import logging
 from etils import epath
 from flax import linen as nn
 import jax
@@ -14,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import failures
 from byol_jax import files
 from byol_jax import locks
 from byol_jax import peers
@@ -55,6 +58,7 @@ def pretrain(
     Preempted: after SIGTERM or SIGINT, with everything saved.
   """
   begin = time.monotonic()
+  workdir = os.path.expanduser(workdir)
   config = config.copy_and_resolve_references()
   if encoder is not None:
     config.encoder = type(encoder).__name__
@@ -70,7 +74,10 @@ def pretrain(
       state = Loop(setup, checkpoints, workdir, note, begin, asked).run(state)
     finally:
       checkpoints.close()
-    asked.at_once = True  # what there is to save is saved
+    asked.kept = (
+        'the last step is saved; run the same command again for the final '
+        'evaluation')
+    asked.leave_at_once()
     final.evaluate_and_report(
         config, setup.network, state, setup.create_state(),
         setup.sources, setup.final_protocols, workdir, begin)
@@ -105,9 +112,12 @@ def _write_config(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Others read it while the run goes on."""
   if jax.process_index():
     return
-  files.write_whole(
-      epath.Path(workdir) / 'config.json',
-      json.dumps(config_lib.to_dict(config), indent=2) + '\n')
+  try:
+    files.write_whole(
+        epath.Path(workdir) / 'config.json',
+        json.dumps(config_lib.to_dict(config), indent=2) + '\n')
+  except OSError as error:  # the checkpoints have it too
+    logging.error('config.json was not written (%s)', failures.reason(error))
 
 
 class _NotFiniteError(Exception):
@@ -158,7 +168,8 @@ class Loop:
     """
     while True:
       self._journal = journal_lib.Journal(
-          self._setup, self._workdir, int(state.step), self._note['seconds'])
+          self._setup, self._workdir, int(state.step), self._note['seconds'],
+          self._note['evaluation_due'])
       try:
         return self._run_from(state)
       except _NotFiniteError as error:

@@ -38,11 +38,15 @@ class MetricWriter:
   space or whatever else, is kept, and written when it can be: rows cost no run.
   """
 
-  def __init__(self, workdir: str, first_step: int):
-    """Continues at `first_step`; later rows, of a lost run, are dropped."""
+  def __init__(
+      self, workdir: str, first_step: int, evaluation_due: bool = False):
+    """Continues at `first_step`; later rows, of a lost run, are dropped.
+
+    So are those of an evaluation at that very step, if it is to come again.
+    """
     self._scalars, self._distributions = (
         row_files.Kept(name, row_files.open_rows(
-            epath.Path(workdir) / name, first_step))
+            epath.Path(workdir) / name, first_step, evaluation_due))
         for name in ('metrics.jsonl', 'distributions.jsonl'))
     self._events = row_files.Kept(
         "TensorBoard's event file", row_files.EventFile(workdir))

@@ -5,7 +5,6 @@ import collections
 from collections.abc import Callable
 import contextlib
 import json
-import math
 import os
 import time
 from typing import Any
@@ -62,18 +61,28 @@ class Kept:
       self._file.close()
 
 
-def open_rows(path: epath.Path, first_step: int) -> Any:
-  """A .jsonl file that goes on at `first_step`; later rows are dropped."""
-  return (RemoteRowFile if is_remote(path) else RowFile)(path, first_step)
+def open_rows(
+    path: epath.Path, first_step: int, evaluation_due: bool = False) -> Any:
+  """A .jsonl file that goes on at `first_step`; later rows are dropped.
+
+  Args:
+    path: of the file.
+    first_step: that the run stands at.
+    evaluation_due: whether rows of that step that are not of training are
+      later ones too.
+  """
+  return (RemoteRowFile if is_remote(path) else RowFile)(
+      path, first_step, evaluation_due)
 
 
 class RowFile:
   """A .jsonl file; holds whole rows only, whatever happens."""
 
-  def __init__(self, path: epath.Path, first_step: int):
-    """Goes on at `first_step`; later rows are dropped."""
+  def __init__(
+      self, path: epath.Path, first_step: int, evaluation_due: bool = False):
+    """See `open_rows`."""
     self._path = path
-    _drop_rows_after(path, first_step)
+    _drop_rows_after(path, first_step, evaluation_due)
     self._file = open(path, 'ab', buffering=0)
 
   def write(self, row: bytes) -> None:
@@ -99,12 +108,14 @@ class RemoteRowFile:
   So what is there is written anew, once a minute, and when told to.
   """
 
-  def __init__(self, path: epath.Path, first_step: int):
-    """Goes on at `first_step`; later rows are dropped."""
+  def __init__(
+      self, path: epath.Path, first_step: int, evaluation_due: bool = False):
+    """See `open_rows`."""
     self._path = path
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else ()
     self._contents = b''.join(
-        line for line in lines if _step_of(line) <= first_step)
+        line for line in lines
+        if not _is_later(line, first_step, evaluation_due))
     self._timer = _Timer()
 
   def write(self, row: bytes) -> None:
@@ -181,12 +192,14 @@ def is_remote(path: epath.PathLike) -> bool:
   return '://' in str(path)
 
 
-def _drop_rows_after(path: epath.Path, step: int) -> None:
-  """Removes rows of later steps, and a last line that was cut short."""
+def _drop_rows_after(
+    path: epath.Path, step: int, evaluation_due: bool) -> None:
+  """Removes later rows, and a last line that was cut short."""
   if not path.exists():
     return
   lines = path.read_bytes().splitlines(keepends=True)
-  kept = b''.join(line for line in lines if _step_of(line) <= step)
+  kept = b''.join(
+      line for line in lines if not _is_later(line, step, evaluation_due))
   if b''.join(lines).startswith(kept):
     os.truncate(path, len(kept))  # which a full disk allows
     return
@@ -195,9 +208,12 @@ def _drop_rows_after(path: epath.Path, step: int) -> None:
   os.replace(partial, path)
 
 
-def _step_of(line: bytes) -> float:
-  """Infinity for what is no whole row: the run was killed while writing it."""
+def _is_later(line: bytes, step: int, evaluation_due: bool) -> bool:
+  """Also what is no whole row: the run was killed while writing it."""
   try:
-    return json.loads(line)['step'] if line.endswith(b'\n') else math.inf
+    row = json.loads(line) if line.endswith(b'\n') else None
   except ValueError:
-    return math.inf
+    row = None
+  if row is None or row['step'] != step:
+    return row is None or row['step'] > step
+  return evaluation_due and 'train/loss' not in row

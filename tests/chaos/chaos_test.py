@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from byol_jax.training import quiet_orbax
+from byol_jax import quiet_orbax
 from tests.chaos import __main__ as chaos
 from tests.chaos import disks
 from tests.chaos import kills

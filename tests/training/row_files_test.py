@@ -43,6 +43,19 @@ def test_it_goes_on_without_later_rows(path):
   assert _steps(path) == [1, 2, 3]
 
 
+@pytest.mark.parametrize('kind', [row_files.RowFile, row_files.RemoteRowFile])
+def test_an_evaluation_that_is_made_again_has_one_row(path, kind):
+  rows = [{'step': 1, 'train/loss': 2.0}, {'step': 2, 'train/loss': 1.0},
+          {'step': 2, 'knn/test_top1': 0.5}]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  for due, kept in ((False, 3), (True, 2)):
+    file = kind(path, 2, due)
+    file.flush()
+    file.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == (
+        rows[:kept])
+
+
 def test_a_row_that_cannot_be_written_is_kept_once(path, monkeypatch):
   monkeypatch.setattr(row_files, '_REMOTE_FLUSH_SECS', -1.0)
   file = row_files.RemoteRowFile(path, 0)

@@ -5,8 +5,8 @@ read or written, it closes the event loop that the others still report to, or
 wait in: Python then prints a page for each of them.
 """
 
+import logging as python_logging
 import sys
-import threading
 from types import TracebackType
 from typing import Any
 import warnings
@@ -26,14 +26,15 @@ def quieten() -> None:
       or record.levelno < logging.converter.STANDARD_WARNING)
   warnings.filterwarnings(
       'ignore', 'coroutine .* was never awaited', RuntimeWarning)
+  # Of futures and tasks that are left behind.
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL + 1)
   show_raised, show_unraisable = sys.excepthook, sys.unraisablehook
 
   def on_raised(
       kind: type[BaseException], error: BaseException,
       where: TracebackType | None) -> None:
-    # Of threads that are not Python's.
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main or not _is_left_behind(error):
+    # What ends the job itself is shown by `jobs.run`, not here.
+    if not _is_left_behind(error):
       show_raised(kind, error, where)
 
   def on_unraisable(found: Any) -> None:

@@ -304,7 +304,7 @@ def network_differences(
 FREE_FIELDS = (
     'name', 'published', 'data_dir', 'test_split', 'valid_split',
     'test_image_size', 'test_crop_ratio', 'max_bad_image_share',
-    'cache_bytes', 'init_from', 'log_every_steps', 'checkpoint_every_steps',
+    'init_from', 'log_every_steps', 'checkpoint_every_steps',
     'checkpoints_to_keep', 'evaluate_every_steps', 'evaluate_batch_size',
     'on_nonfinite', 'max_rewinds', 'final_protocols', 'metric', 'knn.',
     'linear.', 'logistic.', 'semi_supervised.', 'finetune.', 'segmentation.',

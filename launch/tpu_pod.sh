@@ -222,6 +222,7 @@ get_slice() {
       sleep "$poll_seconds"
       continue
     fi
+    failures=0
     case $state in
       READY | ACTIVE) return ;;
       '') create_slice ;;
@@ -259,6 +260,18 @@ ask() {
         fi ;;
     esac
   done <<< "$answers"
+}
+
+# As `ask`, until there is an answer or no slice: a copy must not replace the
+# project under a job that only did not answer.
+ask_surely() {
+  local lost=0
+  ask
+  while [[ $outcome == lost ]] && look \
+      && [[ $state == READY || $state == ACTIVE ]] && ((++lost < 20)); do
+    sleep "$poll_seconds"
+    ask
+  done
 }
 
 deploy() {
@@ -318,7 +331,7 @@ run() {
 exit 130' INT
   while true; do
     get_slice
-    ask
+    ask_surely
     if [[ $outcome != running ]]; then
       if ! deploy; then
         look || true

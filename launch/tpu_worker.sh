@@ -55,6 +55,8 @@ print_status() {
   elif [[ -s $notes/code ]]; then
     echo "byol_jax_job: $(cat "$notes/stopped" 2>/dev/null || echo left)" \
       "$(< "$notes/code")"
+  elif [[ -s $notes/stopped ]]; then
+    echo 'byol_jax_job: stopped 75'  # Before there was a job to leave.
   elif [[ -s $notes/pid ]]; then
     echo 'byol_jax_job: left 137'  # It could not even say so.
   else

@@ -1,5 +1,6 @@
 """A folder is one job's at a time."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -39,7 +40,19 @@ def test_a_killed_process_holds_nothing(tmp_path):
     pass
 
 
-def test_where_there_are_no_locks_a_line_says_so(caplog):
-  with locks.hold('gs://bucket/run/.lock', '--workdir=gs://bucket/run'):
-    pass
-  assert 'start no second job on it' in caplog.text
+def test_the_lock_of_a_host_that_is_gone_is_waited_for(
+    tmp_path, monkeypatch):
+  path = tmp_path / '.lock'
+  waited = []
+  with contextlib.ExitStack() as stack:
+    first = stack.enter_context(contextlib.ExitStack())
+    first.enter_context(locks.hold(path, 'it'))
+    path.write_text('another host, pid 3, since then')
+
+    def sleep(secs):
+      waited.append(secs)
+      first.close()
+
+    monkeypatch.setattr(locks.time, 'sleep', sleep)
+    stack.enter_context(locks.hold(path, 'it'))
+    assert len(waited) == 1

@@ -1,0 +1,45 @@
+"""A folder is one job's at a time, also where nothing can be locked."""
+
+import json
+import time
+
+from etils import epath
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax import lease
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+  monkeypatch.setattr(lease, '_PERIOD_SECS', 0.05)
+  monkeypatch.setattr(lease, '_SILENCE_SECS', 0.5)
+  return epath.Path(tmp_path / '.lock')
+
+
+def test_the_second_is_told_who_has_it_and_the_first_keeps_it(path):
+  with lease.hold(path, 'the workdir', 'a host, pid 7'):
+    with pytest.raises(
+        config_lib.ConfigError,
+        match=r'another job works on the workdir \(a host, pid 7\)'):
+      with lease.hold(path, 'the workdir', 'b'):
+        pytest.fail('two at once')
+    assert json.loads(path.read_text())['owner'] == 'a host, pid 7'
+  assert not path.exists()
+
+
+def test_a_dead_owner_is_replaced(path):
+  path.write_text('{"owner": "a", "token": "x", "beat": 3}')
+  with lease.hold(path, 'it', 'b'):
+    assert json.loads(path.read_text())['owner'] == 'b'
+
+
+def test_who_lost_it_leaves(path, monkeypatch):
+  left = []
+  monkeypatch.setattr(lease, '_leave', left.append)
+  with lease.hold(path, 'it', 'a'):
+    path.write_text('{"owner": "b", "token": "x", "beat": 3}')
+    until = time.monotonic() + 5
+    while not left and time.monotonic() < until:
+      time.sleep(0.05)
+  assert left == ['b has taken it over']

@@ -26,23 +26,26 @@ def lost(lab: Lab) -> Iterator[Survived]:
   workdir, signs = lab.folder('lost'), lab.folder('signs')
   signs.mkdir()
   troubles = [(how, who) for how in _LIMITS for who in (1, 0)]
-  done = []
+  done, saved, begun = [], [], []
   for how, who in troubles[:1] if lab.is_short else troubles:
     pair = lab.two_under_way(
         workdir, 5, *_FLAGS, module='tests.chaos.afflicted',
         env={'CHAOS_HANG_WHERE': str(signs)})
-    if done:
-      done[-1].lost = max(0, saved - runs.first_step(pair[0]))
+    begun.append(runs.first_step(pair[0]))
     before = runs.newest_step(workdir)
     pair[0].until(lambda: runs.newest_step(workdir) > before,  # noqa: B023
                   'a save')
     secs = _trouble(pair, how, who, signs)
-    saved = runs.newest_step(workdir)
+    saved.append(runs.newest_step(workdir))
     done.append(Survived(f'process {who} {how}', note=f'{secs:.1f} s'))
-  for run in lab.two_under_way(workdir, 1, *_FLAGS):
+  pair = lab.two_under_way(workdir, 1, *_FLAGS)
+  begun.append(runs.first_step(pair[0]))
+  for run in pair:
     run.ends(0)
   runs.expect_same_end(workdir, lab.undisturbed(_FLAGS[0], processes=2))
-  yield from done
+  for survived, there, here in zip(done, saved, begun[1:], strict=True):
+    survived.lost = max(0, there - here)
+    yield survived
 
 
 def _trouble(

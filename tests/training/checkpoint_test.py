@@ -62,7 +62,8 @@ def test_what_is_damaged_is_named_and_the_older_one_taken(
   step, run, state = _restore(tmp_path)
   assert (step, run) == (3, {'config': {}, 'seconds': 1.5})
   _assert_restored(state)
-  named, lost = (record.getMessage() for record in caplog.records)
+  named, lost = (record.getMessage() for record in caplog.records
+                 if record.pathname == checkpoint.__file__)
   assert named.startswith(
       f'the checkpoint {folder.resolve()} is cut short or damaged (')
   assert lost == (
@@ -162,7 +163,8 @@ def test_a_save_that_fails_costs_nothing_else(tmp_path, caplog):
   assert save(4)
   assert sorted(p.name for p in checkpoints.directory.iterdir()) == ['1', '4']
   checkpoints.close()
-  assert [record.getMessage() for record in caplog.records] == [
+  assert [record.getMessage() for record in caplog.records
+          if record.pathname == checkpoint.__file__] == [
       f'saving step {step} failed (No space left on device); the checkpoint '
       f'of step {kept} is kept' for step, kept in ((2, 1), (3, 1))]
   assert _restore(tmp_path).step == 4

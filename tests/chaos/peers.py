@@ -16,9 +16,9 @@ _PEER_SECS, _HANG_SECS = 8, 40
 _SLACK_SECS = 12
 _LIMITS = {
     'killed': _PEER_SECS, 'frozen': _PEER_SECS, 'hanging': _HANG_SECS}
-_FLAGS = (
-    '--config.total_steps=120', f'--peer_timeout_secs={_PEER_SECS}',
-    f'--hang_timeout_secs={_HANG_SECS}')
+_FLAGS = '--config.total_steps=120', f'--peer_timeout_secs={_PEER_SECS}'
+# Only where one hangs: on a busy machine others compile for as long.
+_HANG_FLAG = f'--hang_timeout_secs={_HANG_SECS}'
 
 
 def lost(lab: Lab) -> Iterator[Survived]:
@@ -29,8 +29,8 @@ def lost(lab: Lab) -> Iterator[Survived]:
   done, saved, begun = [], [], []
   for how, who in troubles[:1] if lab.is_short else troubles:
     pair = lab.two_under_way(
-        workdir, 5, *_FLAGS, module='tests.chaos.afflicted',
-        env={'CHAOS_HANG_WHERE': str(signs)})
+        workdir, 5, *_FLAGS, *([_HANG_FLAG] if how == 'hanging' else ()),
+        module='tests.chaos.afflicted', env={'CHAOS_HANG_WHERE': str(signs)})
     begun.append(runs.first_step(pair[0]))
     before = runs.newest_step(workdir)
     pair[0].until(lambda: runs.newest_step(workdir) > before,  # noqa: B023

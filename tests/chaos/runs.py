@@ -40,6 +40,7 @@ _PATIENCE_SECS = 600
 _XLA_FLAGS = (
     '--xla_backend_optimization_level=0 '
     '--xla_llvm_disable_expensive_passes=true')
+_LEAVE_SECS = 60  # of a process, once the other has left
 # On a busy machine, processes may miss each other at first.
 _CHANCES = 3
 
@@ -252,10 +253,8 @@ class Lab:
         pair[0].until(lambda: last_row(workdir) >= goal, f'row {goal}')
         return pair
       except FailedError:
-        for run in pair:
-          run.kill()
-        if not any(words in run.text for run in pair
-                   for words in ('waited too long', 'in its start')):
+        codes = [run.wait(_LEAVE_SECS) for run in pair]
+        if RUN_AGAIN not in codes:
           raise
     raise FailedError(f'no row {goal} in {_CHANCES} starts')
 

@@ -195,7 +195,8 @@ class Loop:
       is_new = step > first_step
       if self._must_stop():
         self._log(pending)
-        self._stop(step, state, evaluation_due=is_new)
+        self._stop(step, state, evaluation_due=is_new and self._is_due(
+            step, self._config.evaluate_every_steps))
       if (is_new or self._note['evaluation_due']) and self._is_due(
           step, self._config.evaluate_every_steps):
         pending = self._log(pending)

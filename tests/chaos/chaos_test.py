@@ -1,7 +1,9 @@
 """The chaos command: what it counts, and some of its troubles."""
 
 import json
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -100,6 +102,18 @@ def test_a_killed_run_ends_bit_identical(lab):
   row = chaos.try_one('kill -9', kills.kills, lab)
   assert row.is_good, row.problem
   assert row.survived == 1
+
+
+def test_nothing_that_was_started_is_left(lab):
+  """A launcher's processes are in groups of their own."""
+  run = lab.start_command(
+      ['bash', '-c', 'set -m; sleep 1000 & echo $!; wait'], 'launcher')
+  child = int(run.until(lambda: run.text.strip(), 'its process'))
+  lab.end()
+  with pytest.raises(ProcessLookupError):
+    for _ in range(100):
+      os.kill(child, 0)
+      time.sleep(0.05)
 
 
 @pytest.mark.slow

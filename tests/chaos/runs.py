@@ -79,7 +79,7 @@ def expect(condition: Any, message: str) -> None:
 
 
 class Run:
-  """One process, in a group of its own; what it says goes to a file."""
+  """One process, in a session of its own; what it says goes to a file."""
 
   def __init__(
       self, command: Sequence[str], log: pathlib.Path,
@@ -125,8 +125,9 @@ class Run:
 
   def kill(self) -> None:
     """With all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(self.pid, signal.SIGKILL)
+    for pid in _of_session(self.pid):  # a launcher's are in groups of their own
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     self._process.wait()
 
   def wait(self, timeout_secs: float = _PATIENCE_SECS) -> int:
@@ -172,6 +173,17 @@ class Run:
 
   def _end(self) -> str:
     return f'its last words, in {self._log}: {self.text[-300:]!r}'
+
+
+def _of_session(leader: int) -> list[int]:
+  """The processes that `leader` has started, and it, as far as they run."""
+  found = []
+  for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    with contextlib.suppress(OSError):
+      fields = path.read_text().rpartition(')')[2].split()
+      if int(fields[3]) == leader:
+        found.append(int(path.parent.name))
+  return found
 
 
 class Lab:

@@ -93,8 +93,11 @@ def test_only_what_orbax_leaves_behind_is_not_shown(monkeypatch):
   monkeypatch.setattr(sys, 'unraisablehook', shown.append)
   quiet_orbax.quieten()
   error = RuntimeError('Event loop is closed')
-  sys.excepthook(RuntimeError, error, None)  # of the main thread: ours
-  assert shown == [error]
+  sys.excepthook(RuntimeError, error, None)
+  assert not shown
+  for other in (RuntimeError('out of memory'), ValueError('ours')):
+    sys.excepthook(type(other), other, None)
+  assert [str(error) for error in shown] == ['out of memory', 'ours']
 
 
 def test_a_killed_run_ends_bit_identical(lab):

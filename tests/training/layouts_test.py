@@ -27,9 +27,8 @@ def _start(workdir, layout):
   return processes.start(
       ['-m', 'byol_jax.pretrain', f'--config={ROOT}/configs/quickstart.py',
        f'--workdir={workdir}', '--config.data=fake:256',
-       '--config.resnet.width=0.125', '--config.batch_size=32',
-       '--config.total_steps=20', '--config.warmup_steps=20',
-       '--config.base_learning_rate=0.05',
+       '--config.resnet.width=0.0625', '--config.batch_size=16',
+       '--config.total_steps=20', '--config.warmup_steps=5',
        '--config.checkpoint_every_steps=100',
        '--config.evaluate_every_steps=20', '--config.log_every_steps=1',
        '--config.evaluate_batch_size=64', '--config.final_protocols=()'],
@@ -76,6 +75,14 @@ def _assert_same(workdir, other):
       jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(
         x, y, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_as_users_do():
+  """Without the suite's flags, whose sums are less exact."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.delenv('XLA_FLAGS', raising=False)
+    yield
 
 
 @pytest.fixture(scope='module')

@@ -65,10 +65,19 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of one workdir, saved by all processes together."""
 
-  def __init__(self, workdir: str, keep: int = 1):
-    """Opens `workdir`, of which the newest `keep` checkpoints are kept."""
+  def __init__(self, workdir: str, keep: int = 1, is_ours: bool = False):
+    """Opens `workdir`.
+
+    Args:
+      workdir: of a run.
+      keep: how many of the newest checkpoints are kept.
+      is_ours: whether this job alone saves there, as who has the lock knows;
+        what an earlier one has not finished is then removed. A reader must
+        leave it: a run may be writing it.
+    """
     self.directory = files.absolute(workdir) / 'checkpoints'
     self._keep = keep
+    self._is_ours = is_ours
     self._pending: int | None = None  # a step whose save is under way
     self._failure = ''  # why the last save failed, until the next one begins
     self._manager = self._open()
@@ -77,7 +86,7 @@ class Checkpoints:
     return ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, cleanup_tmp_directories=True,
+            max_to_keep=self._keep, cleanup_tmp_directories=self._is_ours,
             async_options=ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_SECS)),
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),

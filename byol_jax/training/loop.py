@@ -65,7 +65,8 @@ def pretrain(
   with stopping.requests(at_once=True) as asked, _keep(workdir):
     setup = setup_lib.set_up(config, encoder)
     _check_processes(setup, workdir)
-    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoints_to_keep)
+    checkpoints = checkpoint.Checkpoints(
+        workdir, config.checkpoints_to_keep, is_ours=True)
     try:
       state, note = resume.first_state(
           setup, checkpoints, workdir, accept_config_changes)

@@ -108,6 +108,16 @@ def test_a_changed_number_in_the_note_is_damage(saved, tmp_path):
   assert _restore(tmp_path).step == 3
 
 
+def test_only_who_has_the_workdir_removes_what_is_unfinished(saved, tmp_path):
+  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+  unfinished = tmp_path / 'checkpoints' / '9.orbax-checkpoint-tmp'
+  unfinished.mkdir()
+  checkpoint.Checkpoints(str(tmp_path), keep=2).close()
+  assert unfinished.exists()
+  checkpoint.Checkpoints(str(tmp_path), keep=2, is_ours=True).close()
+  assert not unfinished.exists()
+
+
 def test_none_that_is_whole(saved, tmp_path):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   for step in (3, 7):

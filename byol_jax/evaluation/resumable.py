@@ -38,7 +38,8 @@ def run_steps(
   Returns:
     The state after the last step, on the host.
   """
-  saved = checkpoint.Checkpoints(directory) if directory else None
+  saved = (
+      checkpoint.Checkpoints(directory, is_ours=True) if directory else None)
   try:
     restored = saved and saved.restore_newest(lambda _: state)
     first = restored.step if restored else 0

@@ -77,16 +77,17 @@ class Checkpoints:
     """
     self.directory = files.absolute(workdir) / 'checkpoints'
     self._keep = keep
-    self._is_ours = is_ours
     self._pending: int | None = None  # a step whose save is under way
     self._failure = ''  # why the last save failed, until the next one begins
+    if is_ours:
+      self._remove_unfinished()
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, cleanup_tmp_directories=self._is_ours,
+            max_to_keep=self._keep,
             async_options=ocp.AsyncOptions(timeout_secs=_SAVE_TIMEOUT_SECS)),
         item_handlers={
             'state': ocp.StandardCheckpointHandler(),
@@ -181,12 +182,16 @@ class Checkpoints:
     with contextlib.suppress(Exception):
       self._manager.close()
     devices.sync('save failed')
+    self._remove_unfinished()
+    self._manager = self._open()
+
+  def _remove_unfinished(self) -> None:
+    # Orbax would do it in the background, beside the next save.
     if not jax.process_index():
       for path in _unfinished(self.directory):
         with contextlib.suppress(OSError):
           path.rmtree()
     devices.sync('cleaned')
-    self._manager = self._open()
 
   def restore_run(self, step: int) -> dict[str, Any]:
     """The note that `save` was given at `step`.

@@ -127,7 +127,7 @@ def _run_both(tmp_path, *arguments, job='evaluate', output='--output'):
 def _check_said_once(done, output):
   """The first process speaks for all, and nothing unfinished is left."""
   said = [line for text in done[1][1:] for line in text.splitlines()
-          if not line.startswith('[Gloo]')]
+          if line and not line.startswith('[Gloo]')]
   assert not said, said
   assert not [path for path in output.rglob('*')
               if path.name == 'unfinished' or path.name.startswith(

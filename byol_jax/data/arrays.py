@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import remote
-from byol_jax.data.examples import fingerprint
+from byol_jax.data.examples import fingerprints
 from byol_jax.data.examples import InMemorySource
 
 _MAX_CLASSES = 1_000_000  # above, labels are more likely identifiers
@@ -73,7 +73,7 @@ def create_arrays_source(path: str, split: str) -> InMemorySource:
       name=f'arrays:{path} ({split})', num_examples=len(images),
       num_classes=num_classes, images=images, labels=labels,
       is_multi_label=labels is not None and labels.ndim == 2,
-      fingerprint=fingerprint([(path, *state)]),
+      **fingerprints([(path, *state)]),
       class_names=tuple(map(str, names)) if names else None)
 
 

@@ -291,7 +291,7 @@ def _create_source(
   return DenseSource(
       name=name, num_examples=len(files),
       read_names=lambda: images.names,
-      fingerprint=examples.fingerprint(states),
+      **examples.fingerprints(states),
       max_image_pixels=max_pixels,
       load=lambda index: {'image': tf.io.read_file(paths[index])},
       place_of=lambda index: str(images.root / images.names[index]),

@@ -35,6 +35,9 @@ class _Source:
   # Another when the files do not hold the same any more; '' where they always
   # do, as those of a version of TFDS.
   fingerprint: str = ''
+  # Likewise, and alike on all hosts that hold the same files, whenever they
+  # were copied there.
+  contents: str = ''
 
   @property
   def has_labels(self) -> bool:
@@ -84,9 +87,15 @@ class EncodedSource(_Source):
 Source = InMemorySource | EncodedSource
 
 
-def fingerprint(states: Iterable[tuple[str, int, int]]) -> str:
-  """Of files: of each its name, its size and when it was modified."""
-  return hashlib.sha256(repr(list(states)).encode()).hexdigest()[:16]
+def fingerprints(states: Iterable[tuple[str, int, int]]) -> dict[str, str]:
+  """A source's two, by its files: name, size and when it was modified."""
+  states = list(states)
+  return {'fingerprint': _digest(states),
+          'contents': _digest([state[:2] for state in states])}
+
+
+def _digest(states: list[tuple[str | int, ...]]) -> str:
+  return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 def read_labels(source: Source) -> np.ndarray:

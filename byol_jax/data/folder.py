@@ -85,7 +85,7 @@ def create_folder_source(
       class_names=layout.class_names and tuple(
           map(folder_index.printable, layout.class_names)),
       read_names=lambda: [file.name for file in files],
-      fingerprint=examples.fingerprint(file.state for file in files))
+      **examples.fingerprints(file.state for file in files))
   paths = [str(layout.root / file.name) for file in files]
   sizes = {(file.height, file.width) for file in files}
   if len(sizes) == 1:

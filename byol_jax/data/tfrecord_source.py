@@ -86,8 +86,8 @@ def create_tfrecord_source(
   return EncodedSource(
       name=name, num_examples=len(index), num_classes=num_classes,
       class_names=class_names, max_image_pixels=max_pixels,
-      place_of=index.place_of, fingerprint=examples.fingerprint(
-          (path, *remote.state(path)) for path in paths),
+      place_of=index.place_of,
+      **examples.fingerprints((path, *remote.state(path)) for path in paths),
       read_names=name_key and (lambda: [
           name.decode() for name in _read_feature(
               index, name_key, tf.constant('')).as_numpy_iterator()]),

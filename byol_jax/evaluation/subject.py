@@ -37,12 +37,23 @@ class Sources:
 
 
 def open_sources(config: ml_collections.ConfigDict) -> Sources:
-  """Opens the splits that `config` names. Raises ConfigError if it cannot."""
+  """Opens the splits that `config` names, in all processes alike.
+
+  Raises:
+    ConfigError: it cannot, or other processes find other images.
+  """
   open_split = functools.partial(sources_lib.create_source, config)
-  return Sources(
+  sources = Sources(
       open_split(config.train_split),
       open_split(config.test_split) if config.test_split else None,
       open_valid(config))
+  for source in (sources.train, sources.test, sources.valid):
+    if source is not None:
+      # Who counts other files reads other images at a position of the run.
+      agreement.check_same(
+          f'the images of {source.name} (how many; their names and sizes)',
+          [source.num_examples, source.contents])
+  return sources
 
 
 def open_valid(config: ml_collections.ConfigDict) -> examples.Source | None:

@@ -63,8 +63,9 @@ def pretrain(
   if encoder is not None:
     config.encoder = type(encoder).__name__
   with stopping.requests(at_once=True) as asked, _keep(workdir):
+    agreement.check_same('the config', config_lib.to_dict(config))
+    agreement.check_shared(workdir, '--workdir')
     setup = setup_lib.set_up(config, encoder)
-    _check_processes(setup, workdir)
     checkpoints = checkpoint.Checkpoints(
         workdir, config.checkpoints_to_keep, is_ours=True)
     try:
@@ -98,15 +99,6 @@ def _keep(workdir: str) -> Iterator[None]:
           f'--workdir={workdir} cannot be written ({error.strerror or error}): '
           'expected a folder, there or not, that may be written') from error
     yield
-
-
-def _check_processes(setup: setup_lib.Setup, workdir: str) -> None:
-  """Raises ConfigError where several processes would not make one run."""
-  agreement.check_shared(workdir, '--workdir')
-  agreement.check_same('the config', config_lib.to_dict(setup.config))
-  agreement.check_same(
-      f'the number of images in {setup.config.data}',
-      setup.sources.train.num_examples)
 
 
 def _write_config(config: ml_collections.ConfigDict, workdir: str) -> None:

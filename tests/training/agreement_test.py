@@ -4,6 +4,7 @@ import json
 import textwrap
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from byol_jax.training import agreement
@@ -63,7 +64,20 @@ CODE = '''
     local = devices.localize(tree)
     say([len(x.addressable_shards) for x in jax.tree.leaves(local)] + [
         x.is_fully_addressable for x in jax.tree.leaves(local)])
+
+    from byol_jax.evaluation import subject
+    config = config_lib.get_base_config()
+    config.train_split, config.test_split = 'train', ''
+    for name in 'copies', 'others':
+      config.data = f'folder:{{folder}}/of{{me}}/{{name}}'
+      say(slip(subject.open_sources, config))
 '''
+
+
+def _write_images(folder, names):
+  folder.mkdir(parents=True)
+  for name in names:
+    Image.new('RGB', (8, 8)).save(folder / name)
 
 
 @pytest.fixture(scope='module')
@@ -71,6 +85,9 @@ def found(tmp_path_factory):
   """Of each process, what it said."""
   folder = tmp_path_factory.mktemp('shared')
   (folder / 'of0').mkdir()
+  for me, second in enumerate('bc'):
+    _write_images(folder / f'of{me}' / 'copies', ['a.png', 'b.png'])
+    _write_images(folder / f'of{me}' / 'others', ['a.png', f'{second}.png'])
   code = textwrap.dedent(CODE).format(folder=str(folder))
   done = processes.run(['-c', code], folder / 'said', timeout=100)
   assert [p.code for p in done] == [0, 0], done
@@ -113,6 +130,14 @@ def test_what_is_left_of_a_sweep_is_what_the_first_process_lacks(found):
 
 def test_counters_of_a_state_made_by_all_are_copied_to_all_devices(found):
   assert [said[9] for said in found] == [[2, 2, True, True]] * 2
+
+
+def test_a_host_that_holds_other_images_is_named(found):
+  """Copies of the same ones will do, whenever they were made."""
+  for said in found:
+    assert said[10] is None
+    assert 'others (train) (how many; their names and sizes)' in said[11]
+    assert 'of process 1 differs from that of process 0: [2, "' in said[11]
 
 
 def test_alone_nothing_is_asked():

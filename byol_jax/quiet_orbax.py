@@ -39,7 +39,8 @@ def quieten() -> None:
 
   def on_unraisable(found: Any) -> None:
     code = getattr(found.object, 'cr_code', None)  # of a coroutine
-    if code is None or '/orbax/' not in code.co_filename:
+    is_of_orbax = code is not None and '/orbax/' in code.co_filename
+    if not is_of_orbax and not _is_left_behind(found.exc_value):
       show_unraisable(found)
 
   sys.excepthook, sys.unraisablehook = on_raised, on_unraisable

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+from byol_jax import quiet_orbax
 from tests.chaos import disks
 from tests.chaos import images
 from tests.chaos import kills
@@ -149,6 +150,7 @@ def main() -> int:
   options = _parse()
   # So that what was started and mounted is cleared away.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  quiet_orbax.quieten()  # restores what is damaged in this process, too
   if options.list:
     print('\n'.join(map(name_of, TROUBLES)))
     return 0

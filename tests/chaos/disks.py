@@ -74,7 +74,8 @@ def all_damaged(lab: Lab) -> Iterator[Survived]:
   workdir = lab.half('all_damaged')
   for step in runs.steps_saved(workdir):
     files = _files(workdir / 'checkpoints' / str(step))
-    _cut(max(files, key=lambda path: path.stat().st_size), lab.rng)
+    largest = max(files, key=lambda path: path.stat().st_size)
+    _cut(largest, lab.rng, at_most=0.5)
   line = lab.start(workdir).refuses('none of the checkpoints', 'delete')
   yield Survived(line)
 
@@ -162,9 +163,11 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in folder.rglob('*') if path.is_file())
 
 
-def _cut(path: pathlib.Path, rng: random.Random) -> str:
+def _cut(
+    path: pathlib.Path, rng: random.Random, at_most: float = 1.0) -> str:
+  """Leaves less than the share `at_most`; nothing may read what is last."""
   data = path.read_bytes()
-  size = rng.randrange(len(data))
+  size = rng.randrange(max(int(len(data) * at_most), 1))
   path.write_bytes(data[:size])
   return f'{path.name} cut to {size} of {len(data)} bytes'
 

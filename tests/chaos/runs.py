@@ -139,11 +139,12 @@ class Run:
           f'still running after {timeout_secs} s; {self._end()}') from None
 
   def ends(self, code: int, timeout_secs: float = _PATIENCE_SECS) -> float:
-    """Expects this exit code; the seconds until it came."""
+    """Expects this exit code, and no traceback; the seconds until it came."""
     begin = time.monotonic()
     found = self.wait(timeout_secs)
     expect(found == code,
            f'left with code {found}, expected {code}; {self._end()}')
+    expect('Traceback' not in self.text, f'shows a traceback: {self._log}')
     return time.monotonic() - begin
 
   def until(
@@ -165,7 +166,7 @@ class Run:
   def refuses(self, *words: str) -> str:
     """Expects code 1 and one line with these words; the line."""
     self.ends(1)
-    expect(len(self.errors) == 1 and 'Traceback' not in self.text,
+    expect(len(self.errors) == 1,
            f'expected one line of error; {self._end()}')
     for word in words:
       expect(word in self.errors[0], f'no {word!r} in {self.errors[0]!r}')

@@ -14,6 +14,8 @@ rotted. `--verify --output=DIR` only reads and checks everything.
 """
 
 from collections.abc import Sequence
+import os
+import shlex
 
 from absl import flags
 
@@ -63,26 +65,36 @@ def main(_: Sequence[str]) -> None:
   # Imported here, so that --help does not wait for TensorFlow.
   # pylint: disable=g-import-not-at-top
   from byol_jax.data import packing
+  output = os.path.expanduser(_OUTPUT.value)
   with stopping.requests(
       at_once=True, kept='what is packed so far is kept, and the same command '
       'goes on'):
     if _VERIFY.value:
-      counts = packing.verify(_OUTPUT.value, num_threads=_NUM_THREADS.value)
-      print(f'{_OUTPUT.value} is whole: {_describe(counts)}')
+      counts = packing.verify(output, num_threads=_NUM_THREADS.value)
+      print(f'{output} is whole: {_describe(counts)}')
       return
     counts = packing.pack(
-        path, _OUTPUT.value, splits=_SPLITS.value,
-        train_split=_TRAIN_SPLIT.value,
+        path, output, splits=_SPLITS.value, train_split=_TRAIN_SPLIT.value,
         shard_megabytes=_SHARD_MEGABYTES.value,
         num_threads=_NUM_THREADS.value, max_bad_share=_MAX_BAD_SHARE.value,
         max_pixels=_MAX_PIXELS.value)
-  print(f'packed and checked {_describe(counts)}; read them with '
-        f'--config.data=tfrecord:{_OUTPUT.value}')
+  print(f'packed and checked {_describe(counts)}; a run on them has '
+        + _flags(output, list(counts)))
 
 
 def _describe(counts: dict[str, int]) -> str:
   return ', '.join(f'{count} images of {split}'
                    for split, count in counts.items())
+
+
+def _flags(output: str, splits: list[str]) -> str:
+  """Of a run on what was packed."""
+  flags_of_run = [f'--config.data=tfrecord:{output}']
+  if _TRAIN_SPLIT.value in splits:
+    flags_of_run.append(f'--config.train_split={_TRAIN_SPLIT.value}')
+    others = [split for split in splits if split != _TRAIN_SPLIT.value]
+    flags_of_run.append(f"--config.test_split={others[0] if others else ''}")
+  return ' '.join(map(shlex.quote, flags_of_run))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ batches are gathered, cropped and resized together. Everything else is an
 crop is decoded.
 """
 
-import collections
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -88,19 +87,16 @@ class EncodedSource(_Source):
 Source = InMemorySource | EncodedSource
 
 
-def fit_in_memory(
-    sizes: Iterable[tuple[int, int]], max_bytes: int) -> bool:
+def fit_in_memory(sizes: np.ndarray, max_bytes: int) -> bool:
   """Whether images are of one size, and decoded of no more than `max_bytes`.
 
   Args:
-    sizes: height and width of each.
+    sizes: int [N, 2], height and width of each.
     max_bytes: of all of them.
   """
-  counts = collections.Counter(sizes)
-  if len(counts) != 1:
-    return False
-  (((height, width), count),) = counts.items()
-  return count * height * width * 3 <= max_bytes
+  height, width = map(int, sizes[0])
+  return (bool((sizes == sizes[0]).all())
+          and len(sizes) * height * width * 3 <= max_bytes)
 
 
 def fingerprints(states: Iterable[tuple[str, int, int]]) -> dict[str, str]:

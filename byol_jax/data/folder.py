@@ -82,8 +82,8 @@ def create_folder_source(
       read_names=lambda: [file.name for file in files],
       **examples.fingerprints(file.state for file in files))
   paths = [str(root / file.name) for file in files]
-  if examples.fit_in_memory(
-      [(file.height, file.width) for file in files], cache_bytes):
+  sizes = np.array([(file.height, file.width) for file in files])
+  if examples.fit_in_memory(sizes, cache_bytes):
     images = photo.read_all(paths, max_pixels)
     if images is not None:
       return InMemorySource(images=images, labels=labels, **common)

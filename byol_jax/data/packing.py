@@ -54,9 +54,8 @@ def pack(
   _check_output(path, output)
   splits = list(splits) or folder.list_splits(path, train_split)
   pack_plan.check_names(splits)
-  found = {split: folder.read_split(
-      path, split, train_split=train_split, max_bad_share=max_bad_share,
-      max_pixels=max_pixels) for split in splits}
+  found = _read(path, splits, train_split=train_split,
+                max_bad_share=max_bad_share, max_pixels=max_pixels)
   plans = {split: pack_plan.plan_split(
       split, images, shard_megabytes=shard_megabytes, max_pixels=max_pixels)
            for split, images in found.items()}
@@ -68,6 +67,21 @@ def pack(
           found[splits[0]].class_names, plans)
       _make(output, plans, num_threads)
   return {split: len(images.files) for split, images in found.items()}
+
+
+def _read(
+    path: str, splits: Sequence[str], **settings: str | float,
+) -> dict[str, folder.Split]:
+  """As the folder source reads them."""
+  found = {}
+  for split in splits:
+    try:
+      found[split] = folder.read_split(path, split, **settings)
+    except ConfigError as error:
+      raise ConfigError(
+          f'{error} (of the splits {", ".join(splits)}; --splits=... packs '
+          'others)' if len(splits) > 1 else f'{error}') from error
+  return found
 
 
 def _check_output(path: str, output: str) -> None:
@@ -107,8 +121,10 @@ def _make(
     index = pack_index.load(pack_index.path_of(output, split))
     known |= pack_index.split_up(index) if index else {}
   shards = [shard for plan in plans.values() for shard in plan.shards]
-  progress = pack_threads.Progress(
-      'Packed', sum(len(shard.files) for shard in shards))
+  num_images = sum(len(shard.files) for shard in shards)
+  logging.info('Packing %d images into %d files of %s.', num_images,
+               len(shards), output)
+  progress = pack_threads.Progress('Packed', num_images)
   parts = pack_threads.run_all(
       lambda shard: _make_shard(output, shard, known, progress), shards,
       num_threads, progress)

@@ -99,8 +99,7 @@ def create_tfrecord_source(
       read_names=packed.read_names if packed else name_key and (
           lambda: _read_names(index, name_key)),
       **examples.fingerprints((path, *remote.state(path)) for path in paths))
-  if packed and examples.fit_in_memory(
-      map(tuple, packed.size.tolist()), cache_bytes):
+  if packed and examples.fit_in_memory(packed.size, cache_bytes):
     images = photo.read_all(map(io.BytesIO, _read_feature(
         index, image_key, tf.constant('')).as_numpy_iterator()), max_pixels)
     if images is not None:

@@ -34,10 +34,9 @@ def resize_box(
   turned = _resample(image, *rows)  # [W, 3, S]
   # A branch that is always taken is compiled apart. In one with what precedes
   # it, XLA would fetch every tap from memory that is not turned yet.
-  planes = lax.cond(
-      box[3] > 0, _resample, lambda *_: jnp.zeros((3, size, size)),
-      turned, *columns)
-  return jnp.clip(planes / 255.0, 0.0, 1.0)
+  return lax.cond(
+      box[3] > 0, lambda *args: jnp.clip(_resample(*args) / 255.0, 0.0, 1.0),
+      lambda *_: jnp.zeros((3, size, size)), turned, *columns)
 
 
 def _resample(

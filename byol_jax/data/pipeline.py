@@ -140,8 +140,8 @@ def create_train_dataset(
   """
   rows = _Rows(config.batch_size, process_index, process_count)
   views = [
-      _random_view(settings, render.to_pixels if on_device else
-                   render.to_view(settings), stream)
+      _random_view(settings, render.PIXELS if on_device else
+                   render.make_view(settings), stream)
       for stream, settings in enumerate(
           (config.augment.view1, config.augment.view2))]
 
@@ -225,7 +225,7 @@ def create_labelled_dataset(
   """
   rows = _Rows(batch_size, process_index, process_count)
   view = _random_view(
-      config.augment.view1, render.to_image, _LABELLED_STREAM)
+      config.augment.view1, render.IMAGE, _LABELLED_STREAM)
 
   def finish(chunk: _Batch) -> _Batch:
     del chunk['draws']
@@ -304,7 +304,7 @@ def create_eval_dataset(
 
   view = _View(
       lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio),
-      lambda draws: tf.zeros(tf.shape(draws)[:1], tf.bool), render.to_image)
+      lambda draws: tf.zeros(tf.shape(draws)[:1], tf.bool), render.IMAGE)
   steps = -(-count // batch_size)
   chunks = parallel_map(
       tf.data.Dataset.range(

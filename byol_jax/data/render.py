@@ -1,13 +1,13 @@
 """Crops of images to what a batch holds of them, compiled for the host.
 
-Two programs for each image: one crops and resizes, the other finishes. Images
-in memory are all of one size, and a program takes many of them, row by row.
-Encoded ones come one at a time, as they are decoded, in any size: their crops
-are padded to one of a few sizes, each of which is compiled once.
+Images in memory are all of one size, and a program takes many of them, row by
+row. Encoded ones come one at a time, as they are decoded, in any size: their
+crops are padded to one of a few sizes, each of which is compiled once.
 """
 
 from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,33 +18,49 @@ from byol_jax.augmentation import resize
 from byol_jax.data import compiled
 from byol_jax.quiet_tensorflow import tf
 
-# Sides of padded crops: powers of two, and halfway between them.
-_SIDES = tuple(side for n in range(5, 26) for side in (2**n, 3 * 2**(n - 1)))
-
-# Maps a crop, float32 [3, S, S] in [0, 1], and its draws, float32 [D], to an
-# image [S, S, 3]. Equal ones must be the same object: each is compiled once.
-Finish = Callable[[jax.Array, jax.Array], jax.Array]
+# Sides of padded crops: of more of them less is padding, and more compiled.
+_SIDES = (32, 64, 128, 192) + tuple(
+    part * 2**n for n in range(6, 24) for part in (4, 5, 6, 7))
 
 
-def to_image(planes: jax.Array, draws: jax.Array) -> jax.Array:
-  """As it is, float32 in [0, 1]."""
-  del draws
-  return jnp.transpose(planes, (1, 2, 0))
+
+class Finish(NamedTuple):
+  """What becomes of a crop, float32 [3, S, S] in [0, 1].
+
+  Attributes:
+    last: what the program that crops ends with, from the crop to [S, S, 3].
+    view: or, from the crop and its draws, float32 [D], a program of its own,
+      which is large, and so compiled once for crops of all sizes.
+  """
+  last: Callable[[jax.Array], jax.Array]
+  view: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
-def to_pixels(planes: jax.Array, draws: jax.Array) -> jax.Array:
-  """To the nearest uint8."""
-  return to_image(jnp.round(planes * 255.0).astype(jnp.uint8), draws)
+def _to_planes(crop: jax.Array) -> jax.Array:
+  return crop
 
 
-def to_view(settings: ml_collections.ConfigDict) -> Finish:
+def _to_image(crop: jax.Array) -> jax.Array:
+  return jnp.transpose(crop, (1, 2, 0))
+
+
+def _to_pixels(crop: jax.Array) -> jax.Array:
+  return _to_image(jnp.round(crop * 255.0).astype(jnp.uint8))
+
+
+IMAGE = Finish(_to_image)  # as it is, float32 in [0, 1]
+PIXELS = Finish(_to_pixels)  # to the nearest uint8
+
+
+def make_view(settings: ml_collections.ConfigDict) -> Finish:
   """The colours of a view with these settings, float32 in [0, 1]."""
-  return _to_view(ml_collections.FrozenConfigDict(settings))
+  return _make_view(ml_collections.FrozenConfigDict(settings))
 
 
 @functools.cache
-def _to_view(settings: ml_collections.FrozenConfigDict) -> Finish:
-  return functools.partial(photometric.photometric, settings=settings)
+def _make_view(settings: ml_collections.FrozenConfigDict) -> Finish:
+  return Finish(_to_planes, functools.partial(
+      photometric.photometric, settings=settings))
 
 
 def rows(
@@ -58,13 +74,15 @@ def rows(
     mirrored: bool [n].
     draws: float32 [n, D].
     size: S.
-    finish: see above.
+    finish: what becomes of the crop.
 
   Returns:
     [n, S, S, 3].
   """
-  planes = _crop_rows(size)(images, boxes, mirrored)
-  return _finish_rows(finish)(planes, draws)
+  crops = _crop_rows(size, finish.last)(images, boxes, mirrored)
+  if finish.view is None:
+    return crops
+  return _view_rows(finish.view)(crops, draws)
 
 
 def one(
@@ -77,7 +95,7 @@ def one(
     mirrored: bool [].
     draws: float32 [D].
     size: S.
-    finish: see above.
+    finish: what becomes of the crop.
 
   Returns:
     [S, S, 3].
@@ -89,30 +107,40 @@ def one(
   padded = tf.pad(
       tf.reshape(pixels, [shape[0], 3 * shape[1]]),
       [[0, side - shape[0]], [0, 3 * (side - shape[1])]])
-  planes = _crop_padded(size)(
+  crop = _crop_one(size, finish.last)(
       tf.reshape(padded, [side, side, 3]), tf.concat([[0, 0], shape], axis=0),
       mirrored)
-  return _finish_one(finish)(tf.ensure_shape(planes, [3, size, size]), draws)
+  if finish.view is None:
+    return tf.ensure_shape(crop, [size, size, 3])
+  return _view_one(finish.view)(tf.ensure_shape(crop, [3, size, size]), draws)
+
+
+def _crop_fn(
+    size: int, last: Callable[[jax.Array], jax.Array]
+) -> Callable[..., jax.Array]:
+  return lambda *args: last(resize.resize_box(*args, size))
 
 
 @functools.cache
-def _crop_rows(size: int) -> Callable[..., tf.Tensor]:
-  return compiled.each_for_host(
-      functools.partial(resize.resize_box, size=size))
+def _crop_rows(
+    size: int, last: Callable[[jax.Array], jax.Array]
+) -> Callable[..., tf.Tensor]:
+  return compiled.each_for_host(_crop_fn(size, last))
 
 
 @functools.cache
-def _crop_padded(size: int) -> Callable[..., tf.Tensor]:
+def _crop_one(
+    size: int, last: Callable[[jax.Array], jax.Array]
+) -> Callable[..., tf.Tensor]:
   return compiled.for_host(
-      functools.partial(resize.resize_box, size=size),
-      shapes=('(side, side, 3)', '(4,)', '()'))
+      _crop_fn(size, last), shapes=('(side, side, 3)', '(4,)', '()'))
 
 
 @functools.cache
-def _finish_rows(finish: Finish) -> Callable[..., tf.Tensor]:
-  return compiled.each_for_host(finish)
+def _view_rows(view: Callable[..., jax.Array]) -> Callable[..., tf.Tensor]:
+  return compiled.each_for_host(view)
 
 
 @functools.cache
-def _finish_one(finish: Finish) -> Callable[..., tf.Tensor]:
-  return compiled.for_host(finish)
+def _view_one(view: Callable[..., jax.Array]) -> Callable[..., tf.Tensor]:
+  return compiled.for_host(view)

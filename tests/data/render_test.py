@@ -39,7 +39,7 @@ def test_resizing_is_tensorflow_s_bicubic(shape, size, mirrored):
   images, boxes = _images_and_boxes(shape)
   found = render.rows(
       images, boxes, np.full(20, mirrored), _NO_DRAWS, size=size,
-      finish=render.to_image)
+      finish=render.IMAGE)
   for image, box, resized in zip(images, boxes, found, strict=True):
     pixels = _cut(image, box)
     expected = _bicubic(pixels, size)
@@ -47,7 +47,7 @@ def test_resizing_is_tensorflow_s_bicubic(shape, size, mirrored):
       expected = expected[:, ::-1]
     np.testing.assert_allclose(resized, expected, rtol=0, atol=2e-6)
     alone = render.one(pixels, mirrored, _NO_DRAWS[0], size=size,
-                       finish=render.to_image)
+                       finish=render.IMAGE)
     np.testing.assert_array_equal(alone, resized)
 
 
@@ -55,15 +55,15 @@ def test_the_whole_image_at_its_size_stays_as_it_is():
   images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
   found = render.rows(
       images, np.int32([[0, 0, 32, 32]] * 2), np.zeros(2, bool), _NO_DRAWS[:2],
-      size=32, finish=render.to_image)
+      size=32, finish=render.IMAGE)
   np.testing.assert_allclose(found, images / 255, rtol=0, atol=1e-7)
 
 
 def test_pixels_are_the_nearest_bytes():
   images, boxes = _images_and_boxes((45, 60))
   arguments = (images, boxes, np.arange(20) % 2 == 0, _NO_DRAWS)
-  exact = render.rows(*arguments, size=31, finish=render.to_image)
-  pixels = render.rows(*arguments, size=31, finish=render.to_pixels)
+  exact = render.rows(*arguments, size=31, finish=render.IMAGE)
+  pixels = render.rows(*arguments, size=31, finish=render.PIXELS)
   assert pixels.dtype == tf.uint8
   np.testing.assert_allclose(pixels / 255, exact, rtol=0, atol=0.5 / 255 + 1e-6)
 
@@ -72,7 +72,7 @@ def test_pixels_are_the_nearest_bytes():
 def test_crops_of_any_shape(shape):
   pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
   found = render.one(
-      pixels, False, _NO_DRAWS[0], size=24, finish=render.to_image)
+      pixels, False, _NO_DRAWS[0], size=24, finish=render.IMAGE)
   np.testing.assert_allclose(found, _bicubic(pixels, 24), rtol=0, atol=2e-6)
 
 
@@ -84,7 +84,7 @@ def test_one_pipeline_serves_crops_of_all_sizes():
   dataset = tf.data.Dataset.from_generator(
       lambda: pixels, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
   found = dataset.map(lambda x: render.one(
-      x, False, _NO_DRAWS[0], size=24, finish=render.to_image))
+      x, False, _NO_DRAWS[0], size=24, finish=render.IMAGE))
   for image, expected in zip(found, pixels, strict=True):
     np.testing.assert_allclose(
         image, _bicubic(expected, 24), rtol=0, atol=2e-6)
@@ -93,5 +93,5 @@ def test_one_pipeline_serves_crops_of_all_sizes():
 def test_views_with_the_same_settings_are_compiled_once():
   first, again = (
       config_lib.get_base_config().augment for _ in range(2))
-  assert render.to_view(first.view1) is render.to_view(again.view1)
-  assert render.to_view(first.view1) is not render.to_view(again.view2)
+  assert render.make_view(first.view1) is render.make_view(again.view1)
+  assert render.make_view(first.view1) is not render.make_view(again.view2)

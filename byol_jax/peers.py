@@ -8,7 +8,9 @@ an error, is named by the others, which then leave too: with
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -42,7 +44,7 @@ class Peer:
   name: str
   said: dict[str, Any]
   heard: float  # when it last said something new
-  moved: float  # when it was last further than before
+  moved: float  # when it was last further than before, or at something new
 
 
 def verdict(
@@ -91,15 +93,20 @@ class Watch:
     self._hang_secs = hang_secs
     self._peers: dict[int, Peer] = {}
     self._answered = time.monotonic()
+    self._lock = threading.Lock()  # orbax waits in threads of its own, too
     self._said = {
         'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
         'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
     for target in (self._talk, self._judge):
       threading.Thread(target=target, name='peers', daemon=True).start()
 
-  def advance(self, doing: str, count: int = 1) -> None:
-    """Notes that this process is further, and at what."""
-    self._said |= {'progress': self._said['progress'] + count, 'doing': doing}
+  def advance(self, doing: str | None, count: int = 1) -> str:
+    """Notes that this process is further, and at what; at what it was."""
+    with self._lock:
+      before = self._said['doing']
+      self._said |= {
+          'progress': self._said['progress'] + count, 'doing': doing or before}
+    return before
 
   def leave(self, code: int, why: str) -> None:
     """Lets the others know; says nothing more after that."""
@@ -137,7 +144,8 @@ class Watch:
     if known is None:
       self._peers[process] = Peer(said['name'], said, now, now)
     elif said['beat'] != known.said['beat']:
-      further = said['progress'] > known.said['progress']
+      further = any(
+          said[key] != known.said[key] for key in ('progress', 'doing'))
       self._peers[process] = Peer(
           said['name'], said, now, now if further else known.moved)
 
@@ -190,6 +198,19 @@ def watch(*, timeout_secs: float, hang_secs: float) -> None:
   _watch = Watch(
       distributed.global_state.client, jax.process_index(),
       timeout_secs=timeout_secs, hang_secs=hang_secs)
+  _count_waits_of_libraries()
+
+
+def _count_waits_of_libraries() -> None:
+  """Orbax waits for all processes in the midst of a save or a restore."""
+  from jax.experimental import multihost_utils
+  sync = multihost_utils.sync_global_devices
+
+  def counted(name: str) -> None:
+    wait()
+    sync(name)
+
+  multihost_utils.sync_global_devices = counted
 
 
 def advance(doing: str, count: int = 1) -> None:
@@ -205,6 +226,25 @@ def advance(doing: str, count: int = 1) -> None:
   """
   if _watch is not None:
     _watch.advance(doing, count)
+
+
+def wait() -> None:
+  """Notes that this process now waits for the others; they must do so, too.
+
+  Whoever has not come is behind by that, and is the one that hangs: also
+  between two steps, in what a save or an evaluation does on its own.
+  """
+  if _watch is not None:
+    _watch.advance(None)
+
+
+@contextlib.contextmanager
+def at(doing: str) -> Iterator[None]:
+  """What this process is at, for the length of a block."""
+  before = _watch and _watch.advance(doing, 0)
+  yield
+  if _watch is not None:
+    _watch.advance(before, 0)
 
 
 def run(fn: Callable[[], Any]) -> Any:

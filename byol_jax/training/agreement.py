@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import peers
 
 
 def gather(x: np.ndarray) -> np.ndarray:
@@ -30,6 +31,7 @@ def gather(x: np.ndarray) -> np.ndarray:
   """
   if jax.process_count() == 1:
     return x[np.newaxis]
+  peers.wait()
   # As bytes, for JAX has no types of 64 bits.
   shares = np.asarray(multihost_utils.process_allgather(
       np.frombuffer(x.tobytes(), np.uint8)))

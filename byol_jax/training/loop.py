@@ -247,7 +247,7 @@ class Loop:
 
   def _evaluate(self, step: int, state: state_lib.TrainState) -> None:
     """Periodic figures; the time they take is not the training's."""
-    with self._journal.pause():
+    with self._journal.pause(), peers.at(f'the evaluation of step {step}'):
       try:
         found = dict(self._setup.evaluate(state, self._check_asked))
       except _Interrupted:
@@ -257,12 +257,11 @@ class Loop:
 
   def _check_asked(self) -> None:
     """Called for every batch of an evaluation, by all processes alike."""
-    peers.advance('an evaluation')
     if devices.any_process(self._asked.requested):
       raise _Interrupted
 
   def _save(self, step: int, state: state_lib.TrainState) -> None:
-    with self._journal.pause():
+    with self._journal.pause(), peers.at(f'the save of step {step}'):
       self._journal.flush()  # rows before a checkpoint are not made again
       save = self._checkpoints.save
       if step == self._setup.total_steps:
@@ -279,12 +278,13 @@ class Loop:
   ) -> None:
     """Saves this very step, in all processes, and raises `Preempted`."""
     self._note['evaluation_due'] |= evaluation_due
-    self._journal.flush()
-    self._checkpoints.wait()
-    if self._checkpoints.latest_step() != step:
-      self._checkpoints.save(step, state, self._note_of(step))
-    is_saved = self._checkpoints.wait()
-    devices.sync('stopped')  # none may leave while another still writes
+    with peers.at(f'the save of step {step}'):
+      self._journal.flush()
+      self._checkpoints.wait()
+      if self._checkpoints.latest_step() != step:
+        self._checkpoints.save(step, state, self._note_of(step))
+      is_saved = self._checkpoints.wait()
+      devices.sync('stopped')  # none may leave while another still writes
     what = 'saved' if is_saved else 'not saved'
     raise stopping.Preempted(
         f'stopped after step {step}, {what}; run the same command again to go '

@@ -180,11 +180,40 @@ def _say(code: int, why: str) -> None:
   os.write(2, f'error: {why}{again}\n'.encode())
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(_: int) -> None:
-  """JAX ends a process that lost its coordinator by abort()."""
-  _say(stopping.RUN_AGAIN, 'process 0 (the coordinator) is gone')
-  os._exit(stopping.RUN_AGAIN)
+def _set_on_abort(handler: Any) -> int | None:
+  """Sets what C calls on abort(); the one before."""
+  # Python's own handler would wait for a main thread that is to die.
+  listen = ctypes.CDLL(None).signal
+  listen.restype = ctypes.c_void_p
+  return listen(signal.SIGABRT, handler)
+
+
+def _make_on_abort(why: str) -> Any:
+  @ctypes.CFUNCTYPE(None, ctypes.c_int)
+  def on_abort(_: int) -> None:
+    _say(stopping.RUN_AGAIN, why)
+    os._exit(stopping.RUN_AGAIN)
+
+  return on_abort
+
+
+# Kept for ever, as C knows no more of it than its address.
+_on_lost_coordinator = _make_on_abort('process 0 (the coordinator) is gone')
+
+
+@contextlib.contextmanager
+def aborting(why: str) -> Iterator[None]:
+  """Makes a line and a code of abort(), JAX's way to end a process.
+
+  Args:
+    why: it does so within the block.
+  """
+  handler = _make_on_abort(why)
+  before = _set_on_abort(handler)
+  try:
+    yield
+  finally:
+    _set_on_abort(ctypes.c_void_p(before))
 
 
 def watch(*, timeout_secs: float, hang_secs: float) -> None:
@@ -193,8 +222,7 @@ def watch(*, timeout_secs: float, hang_secs: float) -> None:
   import jax
   from jax._src import distributed  # what orbax and Flax take it from
   if jax.process_index():
-    # Python's own handler would wait for a main thread that is to die.
-    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    _set_on_abort(_on_lost_coordinator)
   _watch = Watch(
       distributed.global_state.client, jax.process_index(),
       timeout_secs=timeout_secs, hang_secs=hang_secs)

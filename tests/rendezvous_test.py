@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +65,38 @@ def test_a_port_that_is_in_use():
   assert line == (
       f'error: process 0 cannot listen at port {port} of --coordinator '
       '(Address already in use): choose another one')
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_ctrl_c_while_they_look_for_each_other(number):
+  port = processes.free_port()
+  job = _start(f'127.0.0.1:{port}', number, secs=100)
+  if number:
+    with socket.create_server(('127.0.0.1', port)) as listener:
+      listener.accept()[0].close()  # it is there
+  else:
+    _connect(port).close()
+  job.send_signal(signal.SIGINT)
+  assert _said(job) == (75, 'SIGINT: there was nothing to save')
+
+
+def _connect(port):
+  while True:
+    try:
+      return socket.create_connection(('127.0.0.1', port))
+    except OSError:
+      time.sleep(0.1)
+
+
+def test_ctrl_c_while_jax_looks_for_the_others():
+  """In C++, which nothing interrupts."""
+  port = processes.free_port()
+  job = _start(f'127.0.0.1:{port}', 0, secs=100)
+  rendezvous.meet(f'127.0.0.1:{port}', 2, 1, timeout_secs=60)
+  _connect(port).close()  # JAX listens
+  time.sleep(1)
+  job.send_signal(signal.SIGINT)
+  assert _said(job) == (75, 'SIGINT: there was nothing to save')
 
 
 def test_one_that_is_lost_between_the_meeting_and_jax():

@@ -150,6 +150,8 @@ class Loop:
     self._asked = asked or stopping.Requests()
     self._all_asked = False  # whether any process was, as all know
     self._cast = self._ballot = None
+    self._met = 0  # unreadable images, as the processes count them each
+    setup.unreadable.tell(note['unreadable_examples'])
 
   def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
     """Trains to the end.
@@ -218,10 +220,21 @@ class Loop:
     return self._ballot
 
   def _count(self, totals: np.ndarray) -> dict[str, float]:
-    """Whether any process was asked to stop; images that none could read."""
-    asked, unreadable = totals.tolist()
+    """Whether any process was asked to stop; images that cannot be read.
+
+    Raises:
+      ConfigError: the latter are too many of all, in all processes alike.
+    """
+    asked, met = totals.tolist()
     self._all_asked = self._all_asked or asked > 0
-    return {'data/unreadable_images': unreadable} if unreadable else {}
+    found = self._note['unreadable_examples']
+    if met != self._met:  # in several processes the same ones, perhaps
+      self._met = met
+      found = sorted({
+          *found, *agreement.union(self._setup.unreadable.reasons)})
+      self._note['unreadable_examples'] = found
+      self._setup.unreadable.tell(found)
+    return {'data/unreadable_images': len(found)} if found else {}
 
   def _must_stop(self) -> bool:
     """The same answer in all processes, at the same step."""

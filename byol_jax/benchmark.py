@@ -29,6 +29,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from byol_jax import compilation_cache
 from byol_jax import config as config_lib
 from byol_jax import jobs
 
@@ -102,6 +103,7 @@ def main(_: Sequence[str]) -> None:
     jobs.check_writable('--json', pathlib.Path(_JSON.value))
   # Imported here and above, so that --help answers at once.
   from byol_jax.training import throughput
+  compilation_cache.use()
   what, config = _WHAT.value, _CONFIG.value
   result = {
       'what': what,

@@ -30,7 +30,7 @@ def get_view_config() -> ml_collections.ConfigDict:
   """The first view of the paper's Table 6 (`view1`; `view2` differs in two).
 
   Probabilities are in [0, 1]; images are float in [0, 1]; see
-  `byol_jax/data/augment.py` for what each operation does.
+  `byol_jax/augmentation/operations.py` for what each operation does.
   """
   return ml_collections.ConfigDict(dict(
       crop_area_range=(0.08, 1.0),  # share of the image's area
@@ -82,6 +82,9 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.augment.view2.blur_prob = 0.1
   config.augment.view2.solarize_prob = 0.2
   # Subtracted and divided by, per channel, of images in [0, 1].
+  # Where colours, blur and solarization are made: True: in the step. The host
+  # then crops, flips and sends bytes. Pixels differ by their rounding.
+  config.augment.device = False
   config.augment.mean = (0.485, 0.456, 0.406)
   config.augment.std = (0.229, 0.224, 0.225)
 

@@ -36,6 +36,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from byol_jax import compilation_cache
 from byol_jax import config as config_lib
 from byol_jax import jobs
 from byol_jax import processes
@@ -236,6 +237,7 @@ def _evaluate(overrides: Sequence[str]) -> None:
     overrides = [
         *(f'--config.{name}={value}' for name, value in preset.items()),
         *overrides]
+  compilation_cache.use()
   _check_processes(overrides)
   is_random = _CHECKPOINT.value == _RANDOM
   output = _find_output()

@@ -21,6 +21,7 @@ import pathlib
 
 from absl import flags
 
+from byol_jax import compilation_cache
 from byol_jax import config as config_lib
 from byol_jax import jobs
 
@@ -57,6 +58,7 @@ def main(_: Sequence[str]) -> None:
         'are loaded and compared; copy the folder there afterwards')
   folder = pathlib.Path(_OUTPUT.value).absolute()
   output_folder.check(folder, _FORMAT.value)
+  compilation_cache.use()
   encoder = pretrained.restore(
       _CHECKPOINT.value, image_size=_IMAGE_SIZE.value, licence=_LICENCE.value)
   writer.check(encoder)

@@ -10,13 +10,17 @@ Running it again on the same workdir continues it. From Python:
 """
 
 from collections.abc import Sequence
+import time
 
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from byol_jax import compilation_cache
 from byol_jax import jobs
 from byol_jax import processes
+
+_BEGIN = time.monotonic()
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, with an argument after a colon.')
@@ -29,18 +33,21 @@ _ACCEPT_CONFIG_CHANGES = flags.DEFINE_bool(
 
 def pretrain(
     config: ml_collections.ConfigDict, workdir: str, encoder=None, *,
-    accept_config_changes: bool = False) -> None:
+    accept_config_changes: bool = False,
+    job_begin: float | None = None) -> None:
   """See `byol_jax.training.loop.pretrain`."""
   # Imported here, so that --help answers at once.
   from byol_jax.training import loop
   loop.pretrain(
-      config, workdir, encoder, accept_config_changes=accept_config_changes)
+      config, workdir, encoder, accept_config_changes=accept_config_changes,
+      job_begin=job_begin)
 
 
 def main(_: Sequence[str]) -> None:
+  compilation_cache.use()
   pretrain(
       _CONFIG.value, _WORKDIR.value,
-      accept_config_changes=_ACCEPT_CONFIG_CHANGES.value)
+      accept_config_changes=_ACCEPT_CONFIG_CHANGES.value, job_begin=_BEGIN)
 
 
 if __name__ == '__main__':

@@ -4,6 +4,10 @@ Importing this module imports TensorFlow, hides every accelerator from it, so
 that JAX finds them free, and holds back its start-up notices; set
 TF_CPP_MIN_LOG_LEVEL to 0 to see them. (JAX sets it to 1, so any other level
 may not be the user's.) Whatever of ours imports TensorFlow imports this first.
+
+TensorFlow imports Keras ahead of need, and with it SciPy's statistics,
+scikit-learn and Matplotlib, which is a third of its time; nothing here uses
+it, and who does gets it at its first use.
 """
 
 from collections.abc import Iterator
@@ -31,7 +35,20 @@ def _quiet_cpp_logging() -> Iterator[None]:
     os.close(stderr)
 
 
-with _quiet_cpp_logging():
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+  """Hides it from imports, unless it is there already."""
+  is_there = 'keras' in sys.modules
+  if not is_there:
+    sys.modules['keras'] = None  # as if it were not installed
+  try:
+    yield
+  finally:
+    if not is_there:
+      del sys.modules['keras']
+
+
+with _quiet_cpp_logging(), _without_keras():
   import tensorflow as tf
   for _kind in ('GPU', 'TPU'):
     tf.config.set_visible_devices([], _kind)

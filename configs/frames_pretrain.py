@@ -16,7 +16,8 @@ you have any: `--config.init_from=WORKDIR`.
 
 Cost: 5 times that of 224 pixels, about 340 GFLOP an image and step. A batch of
 256 in 8 micro-batches is 4 images a device on eight. Expected: not measured on
-real frames; `byol_jax/data/dense_scenes.py` makes a small domain to try it on.
+real frames; `python -m byol_jax.dense_scenes` makes a small domain to try it
+on.
 """
 
 import ml_collections

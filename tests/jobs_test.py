@@ -9,9 +9,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JOBS = (
-    'pretrain', 'evaluate', 'preview', 'benchmark', 'report', 'compare',
-    'export', 'import_deepmind', 'plan')
+# Found, not listed, so that none is forgotten.
+JOBS = sorted(
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    for path in (ROOT / 'byol_jax').rglob('*.py')
+    if '\n  jobs.run(' in path.read_text())
+# Each of them takes longer to import than help may.
+HEAVY = {
+    'flax', 'jax', 'matplotlib', 'optax', 'orbax', 'scipy', 'sklearn',
+    'tensorflow'}
 
 
 def _run(*args):
@@ -27,21 +33,58 @@ def _assert_one_line(done, message):
   assert message in line
 
 
-def test_no_job_is_forgotten():
-  mains = {
-      path.stem for path in (ROOT / 'byol_jax').glob('*.py')
-      if '__main__' in path.read_text()}
-  assert mains == set(JOBS)
+def test_jobs_are_found():
+  assert {'byol_jax.pretrain', 'byol_jax.evaluate'} <= set(JOBS)
+
+
+def _assert_light(code, *argv):
+  """Runs code in a new process; returns what it says.
+
+  Raises:
+    AssertionError: it imported something heavy.
+  """
+  report = (
+      'import atexit, sys\n'
+      'atexit.register(lambda: print("heavy:", '
+      f'*({HEAVY!r} & sys.modules.keys()), file=sys.stderr))\n')
+  done = subprocess.run(
+      [sys.executable, '-c', report + code, *argv], cwd=ROOT,
+      capture_output=True, text=True, timeout=120, check=False)
+  *lines, last = done.stderr.strip().splitlines()
+  assert last == 'heavy:', done.stderr
+  return done.stdout + '\n'.join(lines)
+
+
+def _assert_job_is_light(job, *argv):
+  return _assert_light(
+      'import runpy\n'
+      f'runpy.run_module({job!r}, run_name="__main__", alter_sys=True)', *argv)
 
 
 @pytest.mark.parametrize('job', JOBS)
 def test_help(job):
-  """The docstring and the flags, without importing TensorFlow or JAX."""
-  done = _run(f'byol_jax.{job}', '--help')
-  text = done.stdout + done.stderr
-  assert f'python -m byol_jax.{job}' in text
+  """The docstring and the flags, without what takes seconds to import."""
+  text = _assert_job_is_light(job, '--help')
+  assert f'python -m {job}' in text
   assert '--' in text
   assert 'Traceback' not in text
+
+
+@pytest.mark.parametrize('job', JOBS)
+def test_a_mistyped_flag_is_found_at_once(job):
+  assert 'nonsense' in _assert_job_is_light(job, '--nonsense=3')
+
+
+@pytest.mark.parametrize(
+    'job', ['pretrain', 'evaluate', 'benchmark', 'preview', 'plan'])
+def test_a_wrong_config_path_is_found_at_once(job):
+  text = _assert_job_is_light(
+      f'byol_jax.{job}', '--config=configs/nowhere.py')
+  assert text.count('\n') == 0 and 'there is no such file' in text
+
+
+def test_importing_the_package_is_cheap():
+  _assert_light('import byol_jax')
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -1,17 +1,33 @@
-"""Crop boxes, and bicubic resizing of a box of an image.
+"""Crop boxes: int32 (y, x, height, width) in pixels."""
 
-A box is int32 (y, x, height, width) in pixels. Where images of one size are
-held in memory, cropping and resizing a batch is two matrix products with
-weights that hold the box; where they are encoded, only the box is decoded.
-Both give what `tf.image.resize(method=BICUBIC)`, without antialiasing, gives
-on the cropped pixels.
-"""
-
+import ml_collections
 import tensorflow as tf
 
-# TF's bicubic kernel looks its weights up at a fractional position rounded to
-# this many steps. Rounding the same way is what makes both paths agree.
-_KERNEL_STEPS = 1024.0
+from byol_jax.augmentation import draws as columns
+
+
+def view_boxes(
+    draws: tf.Tensor, sizes: tf.Tensor, settings: ml_collections.ConfigDict
+) -> tf.Tensor:
+  """Which part of each image a view shows.
+
+  Args:
+    draws: float32 [B, draws.COUNT] in [0, 1).
+    sizes: int32 [B, 2], height and width of each image.
+    settings: a view's config (`config.get_view_config`).
+
+  Returns:
+    int32 [B, 4] boxes.
+  """
+  return random_crop_boxes(
+      draws[:, columns.CROP], sizes, area_range=tuple(settings.crop_area_range),
+      aspect_ratio_range=tuple(settings.crop_aspect_ratio_range))
+
+
+def view_mirrored(
+    draws: tf.Tensor, settings: ml_collections.ConfigDict) -> tf.Tensor:
+  """Which views are flipped, bool [B]."""
+  return draws[:, columns.FLIP] < settings.flip_prob
 
 
 def random_crop_boxes(
@@ -60,83 +76,3 @@ def center_crop_boxes(sizes: tf.Tensor, ratio: float) -> tf.Tensor:
   side = tf.maximum(tf.cast(shorter * ratio, tf.int32), 1)
   offsets = (sizes - side + 1) // 2
   return tf.concat([offsets, tf.tile(side, [1, 2])], axis=1)
-
-
-def resize_weights(
-    start: tf.Tensor, length: tf.Tensor, in_size: int,
-    out_size: int) -> tf.Tensor:
-  """Bicubic weights of every input pixel for every output pixel, on one axis.
-
-  Keys' kernel (a = -0.5) at half-pixel centres; what falls outside the box
-  has weight zero and the rest is renormalised.
-
-  Args:
-    start: int32 [B], first pixel of the box.
-    length: int32 [B], pixels of the box.
-    in_size: pixels of the whole image.
-    out_size: pixels of the output.
-
-  Returns:
-    float32 [B, out_size, in_size], rows summing to one.
-  """
-  start, length = start[:, tf.newaxis], length[:, tf.newaxis]
-  scale = tf.cast(length, tf.float32) / float(out_size)
-  location = (tf.range(out_size, dtype=tf.float32) + 0.5) * scale - 0.5
-  floor = tf.floor(location)
-  fraction = tf.round((location - floor) * _KERNEL_STEPS) / _KERNEL_STEPS
-  center = floor + fraction + tf.cast(start, tf.float32)  # [B, out]
-  pixels = tf.range(in_size)
-  distance = tf.abs(tf.cast(pixels, tf.float32) - center[:, :, tf.newaxis])
-  inside = (pixels >= start) & (pixels < start + length)  # [B, in]
-  weights = _keys_kernel(distance) * tf.cast(inside, tf.float32)[:, tf.newaxis]
-  return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
-
-
-def _keys_kernel(distance: tf.Tensor) -> tf.Tensor:
-  near = (1.5 * distance - 2.5) * distance * distance + 1.0
-  far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-  far = tf.where(distance < 2.0, far, tf.zeros_like(far))
-  return tf.where(distance <= 1.0, near, far)
-
-
-def crop_and_resize(
-    images: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
-  """Bicubic resize of one box of each image, as two matrix products.
-
-  Args:
-    images: uint8 [B, H, W, 3].
-    boxes: int32 [B, 4], inside the images.
-    size: S.
-
-  Returns:
-    float32 [B, S, S, 3] in [0, 1].
-  """
-  height, width = images.shape[1:3]
-  rows = resize_weights(boxes[:, 0], boxes[:, 2], height, size)
-  columns = resize_weights(boxes[:, 1], boxes[:, 3], width, size)
-  # [B, H, 3, W], so that both products are over contiguous matrices.
-  planes = tf.transpose(tf.cast(images, tf.float32), [0, 1, 3, 2])
-  planes = tf.reshape(planes, [-1, height, 3 * width])
-  planes = tf.reshape(tf.matmul(rows, planes), [-1, 3 * size, width])
-  planes = tf.matmul(planes, columns, transpose_b=True)
-  planes = tf.reshape(planes, [-1, size, 3, size])
-  return to_unit_range(tf.transpose(planes, [0, 1, 3, 2]))
-
-
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-  """Bicubic resize, without antialiasing, as the original's.
-
-  Args:
-    image: uint8 [h, w, 3] of any size.
-    size: S.
-
-  Returns:
-    float32 [S, S, 3] in [0, 1].
-  """
-  resized = tf.image.resize(image, [size, size], tf.image.ResizeMethod.BICUBIC)
-  return to_unit_range(resized)
-
-
-def to_unit_range(pixels: tf.Tensor) -> tf.Tensor:
-  """Pixels in [0, 255], bicubic overshoot included, to float32 in [0, 1]."""
-  return tf.clip_by_value(tf.cast(pixels, tf.float32) / 255.0, 0.0, 1.0)

@@ -1,7 +1,6 @@
 """Encoded images to pixels, in the graph: what TensorFlow's decoders do."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -32,38 +31,38 @@ def decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def decode_boxes(
-    encoded: tf.Tensor,
-    make_boxes: Callable[[tf.Tensor], Sequence[tf.Tensor]],
-    finish: Callable[[tf.Tensor], tf.Tensor],
-    max_pixels: int) -> tuple[tf.Tensor, ...]:
-  """Boxes of an image; of a JPEG nothing else is decoded.
+    encoded: tf.Tensor, make_boxes: Callable[[tf.Tensor], tf.Tensor],
+    max_pixels: int) -> list[tf.Tensor]:
+  """Boxes of an image; of a JPEG little else is decoded, and nothing twice.
 
   Args:
     encoded: string scalar, as for `decode`.
-    make_boxes: the image's shape, int32 [3], to boxes, int32 [4] each; see
+    make_boxes: the image's shape, int32 [3], to boxes, int32 [K, 4]; see
       `crop`.
-    finish: what is made of each box's pixels, uint8 [h, w, 3].
     max_pixels: as for `decode`.
 
   Returns:
-    Of each box, what `finish` makes of it.
+    The pixels of each box, uint8 [h, w, 3].
   """
-  def from_jpeg() -> tuple[tf.Tensor, ...]:
+  def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
     shape = tf.io.extract_jpeg_shape(encoded)
     with tf.control_dependencies([
         image_header.refuse_large(shape, max_pixels)]):
-      shape = tf.identity(shape)
-    return tuple(
-        finish(tf.image.decode_and_crop_jpeg(encoded, box, channels=3))
-        for box in make_boxes(shape))
+      boxes = make_boxes(tf.identity(shape))
+    start = tf.reduce_min(boxes[:, :2], axis=0)
+    end = tf.reduce_max(boxes[:, :2] + boxes[:, 2:], axis=0)
+    around = tf.concat([start, end - start], axis=0)
+    return (tf.image.decode_and_crop_jpeg(encoded, around, channels=3),
+            boxes - tf.concat([start, [0, 0]], axis=0))
 
-  def from_other() -> tuple[tf.Tensor, ...]:
+  def from_other() -> tuple[tf.Tensor, tf.Tensor]:
     image = decode(encoded, max_pixels)
-    return tuple(
-        finish(tf.image.crop_to_bounding_box(image, *tf.unstack(box)))
-        for box in make_boxes(tf.shape(image)))
+    return image, make_boxes(tf.shape(image))
 
-  return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+  image, boxes = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+  return [
+      tf.slice(image, [*tf.unstack(box[:2]), 0], [*tf.unstack(box[2:]), 3])
+      for box in tf.unstack(boxes)]
 
 
 def problem(source: EncodedSource, index: int) -> str:

@@ -5,15 +5,21 @@ As in `pipeline`, what a position of the run becomes is settled by
 many processes make them.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
+import functools
 from typing import Any
 
+import jax
+from jax import lax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from byol_jax.augmentation import operations
 from byol_jax.config import ConfigError
-from byol_jax.data import augment
+from byol_jax.data import compiled
 from byol_jax.data import decoding
 from byol_jax.data import randomness
 from byol_jax.data.dense import DenseSource
@@ -146,12 +152,14 @@ def create_depth_train_dataset(
     A dataset of batches of this process: `image` f32[b, H, W, 3] in [0, 1],
     `depth` f32[b, H, W] in metres, 0 where not measured, and `index` int32[b].
   """
+  change_colors = _color_changer(ml_collections.FrozenConfigDict(settings))
+
   def change(batch: _Batch) -> _Batch:
     draws = batch.pop('draws')
     mirrored = draws[:, 0] < settings.flip_prob
     return batch | {
-        'image': _change_colors(
-            _flip_where(mirrored, batch['image']), draws[:, 1:], settings),
+        'image': change_colors(
+            _flip_where(mirrored, batch['image']), draws[:, 1:5]),
         'depth': _flip_where(mirrored, batch['depth'])}
 
   def make(example: _Batch) -> _Batch:
@@ -264,20 +272,29 @@ def _flip_where(mirrored: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
   return tf.where(mask, tf.reverse(x, axis=[columns]), x)
 
 
-def _change_colors(
-    images: tf.Tensor, draws: tf.Tensor, settings: ml_collections.ConfigDict
-) -> tf.Tensor:
-  """Grey, brightness, saturation, hue; clipped after each."""
-  images = augment.apply_where(
-      draws[:, 0] < settings.grayscale_prob, augment.to_grayscale, images)
+@functools.cache
+def _color_changer(
+    settings: ml_collections.FrozenConfigDict) -> Callable[..., tf.Tensor]:
+  """Grey, brightness, saturation, hue; clipped after each.
+
+  Maps images f32[B, H, W, 3] and draws f32[B, 4] to images.
+  """
   low, high = settings.saturation_range
-  signed = 2.0 * draws - 1.0
-  for change, parameter in (
-      (augment.adjust_brightness, settings.brightness * signed[:, 1]),
-      (augment.adjust_saturation, low + draws[:, 2] * (high - low)),
-      (augment.adjust_hue, settings.hue * signed[:, 3])):
-    images = augment.clip(change(images, parameter))
-  return images
+
+  def change(image: jax.Array, draws: jax.Array) -> jax.Array:
+    image = jnp.transpose(image, (2, 0, 1))
+    image = lax.cond(
+        draws[0] < settings.grayscale_prob, operations.to_grayscale,
+        lambda x: x, image)
+    signed = 2.0 * draws - 1.0
+    for adjust, parameter in (
+        (operations.adjust_brightness, settings.brightness * signed[1]),
+        (operations.adjust_saturation, low + draws[2] * (high - low)),
+        (operations.adjust_hue, settings.hue * signed[3])):
+      image = operations.clip(adjust(image, parameter))
+    return jnp.transpose(image, (1, 2, 0))
+
+  return compiled.each_for_host(change)
 
 
 def _shuffled_examples(

@@ -1,33 +1,24 @@
 """A made set of scenes with label maps and depths, to try protocols on.
 
-    python -m byol_jax.data.dense_scenes --output=DIR
+`python -m byol_jax.dense_scenes` writes them.
 
-writes DIR/unlabelled/ (frames to pretrain on, as `folder:DIR/unlabelled`) and
-DIR/train, DIR/test and DIR/classes.txt, as `pairs:DIR`. The same arguments
-give the same pixels.
-
-A scene is a grey wall with several pictures of a dataset before it: CIFAR-10's,
-unless `--data` names another. A picture is labelled, all of it, as what it
-shows. Each class has a size of its own, so how far away a picture is can be
-told by who knows what it shows, and how large that looks. Scenes to train on
-are made of pictures of the train split, and those to test on of the test
-split's.
+A scene is a grey wall with several pictures of a dataset before it. A picture
+is labelled, all of it, as what it shows. Each class has a size of its own, so
+how far away a picture is can be told by who knows what it shows, and how large
+that looks. Scenes to train on are made of pictures of the train split, and
+those to test on of the test split's.
 """
 
 from collections.abc import Sequence
 import pathlib
 from typing import NamedTuple
 
-from absl import flags
-from absl import logging
 import numpy as np
 from PIL import Image
 
 from byol_jax import config as config_lib
-from byol_jax import jobs
 from byol_jax.data import examples
 from byol_jax.data import pipeline
-from byol_jax.data import sources
 
 CELL = 32  # pixels; each cell of a scene may hold a picture
 WALL = 8.0  # metres away
@@ -146,39 +137,3 @@ def write_scenes(
       np.save(depths / f'{name}.npy', scene.depth)
   names = ('wall', *train.class_names)
   (root / 'classes.txt').write_text(''.join(f'{name}\n' for name in names))
-
-
-def main(_: Sequence[str]) -> None:
-  """Writes what the flags say."""
-  values = flags.FLAGS
-  config = config_lib.get_base_config()
-  config.data = values.data
-  train, test = (
-      Pictures(sources.create_source(config, split))
-      for split in (values.train_split, values.test_split))
-  write_scenes(
-      values.output, train=train, test=test,
-      num_unlabelled=values.num_unlabelled, num_train=values.num_train,
-      num_test=values.num_test, height=values.height, width=values.width,
-      seed=values.seed)
-  logging.info(
-      'wrote %d unlabelled scenes, %d to train and %d to test on, to %s',
-      values.num_unlabelled, values.num_train, values.num_test, values.output)
-
-
-def _define_flags() -> None:
-  flags.DEFINE_string('output', None, 'Folder to write.', required=True)
-  flags.DEFINE_string('data', 'tfds:cifar10', 'Labelled pictures.')
-  flags.DEFINE_string('train_split', 'train', 'Of the pictures.')
-  flags.DEFINE_string('test_split', 'test', 'Of the pictures.')
-  flags.DEFINE_integer('num_unlabelled', 2000, 'Frames without maps.')
-  flags.DEFINE_integer('num_train', 100, 'Scenes with maps to train on.')
-  flags.DEFINE_integer('num_test', 200, 'Scenes with maps to test on.')
-  flags.DEFINE_integer('height', 96, 'Pixels, a multiple of 32.')
-  flags.DEFINE_integer('width', 128, 'Pixels, a multiple of 32.')
-  flags.DEFINE_integer('seed', 0, 'Of every draw.')
-
-
-if __name__ == '__main__':
-  _define_flags()
-  jobs.run(main)

@@ -87,6 +87,18 @@ class EncodedSource(_Source):
 Source = InMemorySource | EncodedSource
 
 
+def fit_in_memory(sizes: np.ndarray, max_bytes: int) -> bool:
+  """Whether images are of one size, and decoded of no more than `max_bytes`.
+
+  Args:
+    sizes: int [N, 2], height and width of each.
+    max_bytes: of all of them.
+  """
+  height, width = map(int, sizes[0])
+  return (bool((sizes == sizes[0]).all())
+          and len(sizes) * height * width * 3 <= max_bytes)
+
+
 def fingerprints(states: Iterable[tuple[str, int, int]]) -> dict[str, str]:
   """A source's two, by its files: name, size and when it was modified."""
   states = list(states)

@@ -14,7 +14,6 @@ a bad one; what was found is remembered by path, size and time of change.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -32,8 +31,6 @@ from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
 
-_THREADS = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
@@ -47,10 +44,60 @@ class _Layout:
     return f'{len(self.class_names)} classes, the names of its folders'
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """The good images of a split, in the order of their paths."""
+  root: pathlib.Path
+  files: list[folder_index.ImageFile]
+  labels: np.ndarray | None  # int32 [N]
+  class_names: tuple[str, ...] | None  # printable
+
+
 def create_folder_source(
     path: str, split: str, *, train_split: str, cache_bytes: int,
     max_bad_share: float, max_pixels: int) -> Source:
   """Opens a folder of images; see the module's docstring for its layout.
+
+  Args:
+    path: of the folder.
+    split: a folder in it, or `train_split`.
+    train_split: as for `read_split`.
+    cache_bytes: decoded images of one size that fit are held in memory.
+    max_bad_share: as for `read_split`.
+    max_pixels: as for `read_split`.
+
+  Returns:
+    The source; its examples are in the order of their paths.
+
+  Raises:
+    ConfigError: as `read_split`.
+  """
+  found = read_split(path, split, train_split=train_split,
+                     max_bad_share=max_bad_share, max_pixels=max_pixels)
+  root, files, labels = found.root, found.files, found.labels
+  common = dict(
+      name=f'folder:{path} ({split})', num_examples=len(files),
+      num_classes=len(found.class_names) if found.class_names else None,
+      class_names=found.class_names,
+      read_names=lambda: [file.name for file in files],
+      **examples.fingerprints(file.state for file in files))
+  paths = [str(root / file.name) for file in files]
+  sizes = np.array([(file.height, file.width) for file in files])
+  if examples.fit_in_memory(sizes, cache_bytes):
+    images = photo.read_all(paths, max_pixels)
+    if images is not None:
+      return InMemorySource(images=images, labels=labels, **common)
+  return EncodedSource(
+      load=_make_load_fn(
+          folder_index.readable_paths(root, files, max_pixels), labels),
+      max_image_pixels=max_pixels,
+      place_of=lambda index: folder_index.printable(paths[index]), **common)
+
+
+def read_split(
+    path: str, split: str, *, train_split: str, max_bad_share: float,
+    max_pixels: int) -> Split:
+  """Examines a split of a folder.
 
   Files that cannot be decoded are named in a log file and left out. Links are
   followed to files within the folder only, hidden files are passed over.
@@ -60,12 +107,11 @@ def create_folder_source(
     split: a folder in it, or `train_split`.
     train_split: the split whose folders are the classes, and what a folder
       without splits is.
-    cache_bytes: decoded images of one size that fit are held in memory.
     max_bad_share: of the image files that may be bad.
     max_pixels: of an image; larger ones are bad.
 
   Returns:
-    The source; its examples are in the order of their paths.
+    What it holds: at least one image.
 
   Raises:
     ConfigError: no such folder or split, no images in it, or too many bad
@@ -75,30 +121,23 @@ def create_folder_source(
   layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
   found = folder_index.examine_folder(layout.root, max_pixels)
   _check_bad(found, layout.root, max_bad_share)
-  files = found.good
-  labels = _labels(files, layout)
-  logging.info('folder:%s (%s): %d images, %s.', path, split, len(files),
+  labels = _labels(found.good, layout)
+  logging.info('folder:%s (%s): %d images, %s.', path, split, len(found.good),
                layout.describe())
-  common = dict(
-      name=f'folder:{path} ({split})', num_examples=len(files),
-      num_classes=len(layout.class_names) if layout.class_names else None,
-      class_names=layout.class_names and tuple(
-          map(folder_index.printable, layout.class_names)),
-      read_names=lambda: [file.name for file in files],
-      **examples.fingerprints(file.state for file in files))
-  paths = [str(layout.root / file.name) for file in files]
-  sizes = {(file.height, file.width) for file in files}
-  if len(sizes) == 1:
-    ((height, width),) = sizes
-    if len(files) * height * width * 3 <= cache_bytes:
-      images = _read_all(paths, max_pixels)
-      if images is not None:
-        return InMemorySource(images=images, labels=labels, **common)
-  return EncodedSource(
-      load=_make_load_fn(
-          folder_index.readable_paths(layout.root, files, max_pixels), labels),
-      max_image_pixels=max_pixels,
-      place_of=lambda index: folder_index.printable(paths[index]), **common)
+  return Split(layout.root, found.good, labels, layout.class_names and tuple(
+      map(folder_index.printable, layout.class_names)))
+
+
+def list_splits(path: str, train_split: str) -> list[str]:
+  """The splits of a folder: what `read_split` can open, training first."""
+  root = pathlib.Path(path).expanduser()
+  if not (root / train_split).is_dir():
+    return [train_split]
+  others = sorted(
+      entry.name for entry in root.iterdir()
+      if entry.is_dir() and not entry.name.startswith('.')
+      and entry.name != train_split and folder_index.holds_images(entry))
+  return [train_split, *others]
 
 
 def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
@@ -174,18 +213,6 @@ def _check_bad(
   if not found.good:
     raise ConfigError(what)
   logging.warning('%s and skipped.', what)
-
-
-def _read_all(paths: list[str], max_pixels: int) -> np.ndarray | None:
-  """uint8 [N, H, W, 3]; None where a file rotted since it was examined."""
-  try:
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      return np.stack(list(pool.map(
-          lambda path: photo.read_rgb(path, max_pixels), paths)))
-  except Exception as error:  # pylint: disable=broad-except
-    # Pillow's decoders raise whatever they like on damaged files.
-    logging.warning('An image cannot be read any more (%s).', error)
-    return None
 
 
 def _make_load_fn(paths: list[str], labels: np.ndarray | None):

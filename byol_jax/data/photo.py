@@ -1,12 +1,15 @@
 """Image files as a viewer would show them: Pillow, to 8-bit RGB."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
+import concurrent.futures
 import contextlib
 import io
 import os
 import threading
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
@@ -16,6 +19,7 @@ _PNG_END = b'IEND\xaeB`\x82'  # the last chunk with its checksum
 # Some of what Pillow opens runs other programs, or is no picture.
 _FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'WEBP', 'TIFF', 'PPM',
             'JPEG2000', 'ICO', 'TGA')
+_THREADS = 16
 _BYTES_PER_PIXEL, _EXTRA_BYTES = 4, 2**20
 # Pillow holds four bytes of each, and turning or mixing makes copies.
 _PIXELS_AT_ONCE = 2**25
@@ -35,26 +39,29 @@ class TooLargeError(ValueError):
 
 
 @contextlib.contextmanager
-def open_image(path: str, max_pixels: int) -> Iterator[Image.Image]:
+def open_image(
+    file: str | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
   """Opens a file; while it is open, its pixels count as being decoded.
 
   Over all threads at most `_PIXELS_AT_ONCE` pixels are decoded at a time, or
   else one image, so memory does not grow with the number of threads.
 
   Args:
-    path: of a file.
+    file: its path, or its contents.
     max_pixels: of the image; the file may have four bytes for each, and as
       much again as text and the like do at most.
 
   Raises:
     TooLargeError: there are more; nothing was decoded.
   """
-  if os.path.getsize(path) > _BYTES_PER_PIXEL * max_pixels + _EXTRA_BYTES:
-    raise TooLargeError(path)
-  with Image.open(path, formats=_FORMATS) as image:
+  num_bytes = (file.getbuffer().nbytes if isinstance(file, io.BytesIO)
+               else os.path.getsize(file))
+  if num_bytes > _BYTES_PER_PIXEL * max_pixels + _EXTRA_BYTES:
+    raise TooLargeError(file)
+  with Image.open(file, formats=_FORMATS) as image:
     pixels = image.width * image.height
     if pixels > max_pixels:
-      raise TooLargeError(path)
+      raise TooLargeError(file)
     with _room:
       _room.wait_for(lambda: not _in_use or (
           sum(_in_use) + pixels <= _PIXELS_AT_ONCE))
@@ -128,10 +135,31 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
   return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def read_rgb(path: str, max_pixels: int) -> np.ndarray:
+def read_rgb(file: str | io.BytesIO, max_pixels: int) -> np.ndarray:
   """A file's pixels, uint8 [H, W, 3]; raises as `examine`."""
-  with open_image(path, max_pixels) as image:
+  with open_image(file, max_pixels) as image:
     return np.asarray(to_rgb(image))
+
+
+def read_all(
+    files: Iterable[str | io.BytesIO], max_pixels: int) -> np.ndarray | None:
+  """Pixels of files of one size, uint8 [N, H, W, 3].
+
+  Args:
+    files: paths, or contents.
+    max_pixels: as for `open_image`.
+
+  Returns:
+    None where a file has rotted since it was examined.
+  """
+  try:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+      return np.stack(list(pool.map(
+          lambda file: read_rgb(file, max_pixels), files)))
+  except Exception as error:  # pylint: disable=broad-except
+    # Pillow's decoders raise whatever they like on damaged files.
+    logging.warning('An image cannot be read any more (%s).', error)
+    return None
 
 
 def read_as_png(path: str, max_pixels: int) -> bytes:

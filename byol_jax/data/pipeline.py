@@ -28,11 +28,12 @@ import numpy as np
 import tensorflow as tf
 
 from byol_jax import config as config_lib
+from byol_jax.augmentation import draws as columns
 from byol_jax.data import crop
 from byol_jax.data import decoding
 from byol_jax.data import randomness
+from byol_jax.data import render
 from byol_jax.data import unreadable
-from byol_jax.data import views
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
@@ -48,9 +49,31 @@ _LABELLED_STREAM = 128
 _SAMPLE_SEED = 0
 
 _Batch = dict[str, Any]
-# A chunk's draws, one [n, D] for each view, and the sizes of its images, int32
-# [n, 2], to boxes, int32 [n, 4].
-_BoxFn = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  """One image that is made of every example.
+
+  Attributes:
+    make_boxes: from draws [n, D] and the sizes of images, int32 [n, 2], to
+      what is shown of them, int32 [n, 4].
+    make_mirrored: from draws to whether it is flipped, bool [n].
+    finish: see `render`.
+    stream: of the draws; None: there are none.
+  """
+  make_boxes: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+  make_mirrored: Callable[[tf.Tensor], tf.Tensor]
+  finish: render.Finish
+  stream: int | None = None
+
+
+def _random_view(
+    settings: ml_collections.ConfigDict, finish: render.Finish, stream: int
+) -> _View:
+  return _View(
+      functools.partial(crop.view_boxes, settings=settings),
+      functools.partial(crop.view_mirrored, settings=settings), finish, stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +114,7 @@ class _Rows:
 def create_train_dataset(
     source: Source, config: ml_collections.ConfigDict, *, start_step: int = 0,
     total_steps: int, process_index: int = 0, process_count: int = 1,
-    careful: bool = False) -> tf.data.Dataset:
+    careful: bool = False, on_device: bool = False) -> tf.data.Dataset:
   """Two augmented views of every example, for pretraining.
 
   Args:
@@ -102,31 +125,39 @@ def create_train_dataset(
     process_index: of this process.
     process_count: divides the batch size.
     careful: see above.
+    on_device: whether the step does what is left to do when the views are
+      cropped and flipped.
 
   Returns:
     A dataset of total_steps - start_step batches of this process, b rows each:
-    `views`, a pair of float32 [b, S, S, 3] in [0, 1], not normalised;
-    `index`, int32 [b]; `label`, int32 [b], if there are labels; of encoded
-    images, `wanted`, int32 [b], see above. Element n is step start_step + n.
+    `views`, a pair of float32 [b, S, S, 3] in [0, 1], not normalised, or
+    instead `crops` and `draws`, see `photometric.make_views_fn`; `index`,
+    int32 [b]; `label`, int32 [b], if there are labels; of encoded images,
+    `wanted`, int32 [b], see above. Element n is step start_step + n.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(config.batch_size, process_index, process_count)
-  settings = (config.augment.view1, config.augment.view2)
+  views = [
+      _random_view(settings, render.to_pixels if on_device else
+                   render.to_view(settings), stream)
+      for stream, settings in enumerate(
+          (config.augment.view1, config.augment.view2))]
 
-  def augment(chunk: _Batch) -> _Batch:
-    draws, crops = chunk.pop('draws'), chunk.pop('crops')
-    chunk['views'] = tuple(
-        views.photometric(crops[v], draws[v], settings[v]) for v in range(2))
-    return chunk
+  def finish(chunk: _Batch) -> _Batch:
+    images = chunk.pop('images')
+    if on_device:
+      return chunk | {'crops': images}
+    del chunk['draws']
+    return chunk | {'views': images}
 
-  chunks = _random_crops(
-      _shuffled_chunks(source, rows, start_step, total_steps, config.seed),
-      source, rows, settings, seed=config.seed, streams=(0, 1),
-      size=config.image_size, careful=careful)
-  chunks = parallel_map(chunks, augment)
-  return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
+  chunks = _shuffled_chunks(source, rows, start_step, total_steps, config.seed)
+  chunks = _render(
+      chunks, source, rows, views, seed=config.seed, size=config.image_size,
+      careful=careful)
+  return _join_chunks(
+      chunks, finish, rows.chunks_per_step, total_steps - start_step)
 
 
 def read_first_views(
@@ -193,19 +224,20 @@ def create_labelled_dataset(
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(batch_size, process_index, process_count)
-  settings = config.augment.view1
+  view = _random_view(
+      config.augment.view1, render.to_image, _LABELLED_STREAM)
 
-  def flip(chunk: _Batch) -> _Batch:
-    (draws,), (image,) = chunk.pop('draws'), chunk.pop('crops')
-    chunk['image'] = views.flip(image, draws, settings.flip_prob)
+  def finish(chunk: _Batch) -> _Batch:
+    del chunk['draws']
+    (chunk['image'],) = chunk.pop('images')
     return chunk
 
-  chunks = _random_crops(
-      _shuffled_chunks(source, rows, start_step, total_steps, seed, index),
-      source, rows, (settings,), seed=seed, streams=(_LABELLED_STREAM,),
+  chunks = _shuffled_chunks(source, rows, start_step, total_steps, seed, index)
+  chunks = _render(
+      chunks, source, rows, [view], seed=seed,
       size=config_lib.test_image_size(config), careful=careful)
-  chunks = parallel_map(chunks, flip)
-  return _join_chunks(chunks, rows.chunks_per_step, total_steps - start_step)
+  return _join_chunks(
+      chunks, finish, rows.chunks_per_step, total_steps - start_step)
 
 
 def create_eval_dataset(
@@ -255,7 +287,7 @@ def create_eval_dataset(
     index = tf.where(mask, positions, 0)
     if taken is not None:
       index = tf.gather(taken, index)
-    chunk = {'index': index, 'mask': mask}
+    chunk = {'first': positions[0], 'index': index, 'mask': mask}
     if isinstance(source, EncodedSource):
       chunk |= {'wanted': tf.where(mask, index, -1)}
       chunk |= {'candidates': index[:, tf.newaxis]}
@@ -266,21 +298,23 @@ def create_eval_dataset(
     for key in {'index', 'label'} & set(chunk):
       wide = mask if chunk[key].shape.rank == 1 else mask[:, tf.newaxis]
       chunk[key] = tf.where(wide, chunk[key], -1)
-    (chunk['image'],) = chunk.pop('crops')
+    del chunk['draws']
+    (chunk['image'],) = chunk.pop('images')
     return chunk
 
+  view = _View(
+      lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio),
+      lambda draws: tf.zeros(tf.shape(draws)[:1], tf.bool), render.to_image)
   steps = -(-count // batch_size)
   chunks = parallel_map(
       tf.data.Dataset.range(
           start_step * rows.chunks_per_step, steps * rows.chunks_per_step),
       chunk)
-  chunks = _crops(
-      chunks, source, rows,
-      [lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio)],
-      image_size or config_lib.test_image_size(config), careful)
-  chunks = parallel_map(chunks, finish)
+  chunks = _render(
+      chunks, source, rows, [view], seed=0,
+      size=image_size or config_lib.test_image_size(config), careful=careful)
   return _join_chunks(
-      chunks, rows.chunks_per_step, max(steps - start_step, 0))
+      chunks, finish, rows.chunks_per_step, max(steps - start_step, 0))
 
 
 def read_image(source: Source, index: int) -> tf.Tensor:
@@ -329,85 +363,81 @@ def _shuffled_chunks(
   return parallel_map(tf.data.Dataset.zip(steps, order), cut).unbatch()
 
 
-def _random_crops(
+def _render(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
-    settings: Sequence[ml_collections.ConfigDict], *, seed: int,
-    streams: Sequence[int], size: int, careful: bool) -> tf.data.Dataset:
-  """Adds `draws`, one array for each view, and `crops`."""
-  def draw(chunk: _Batch) -> _Batch:
-    first = chunk.pop('first')
-    chunk['draws'] = tuple(
-        randomness.uniform_draws(
-            first, rows.per_chunk, views.NUM_DRAWS, seed=seed, stream=stream)
-        for stream in streams)
-    return chunk
-
-  def box_fn(view: int) -> _BoxFn:
-    return lambda draws, sizes: views.crop_boxes(
-        draws[view], sizes, settings[view])
-
-  return _crops(parallel_map(chunks, draw), source, rows,
-                [box_fn(view) for view in range(len(settings))], size,
-                careful)
-
-
-def _crops(
-    chunks: tf.data.Dataset, source: Source, rows: _Rows,
-    box_fns: Sequence[_BoxFn], size: int, careful: bool) -> tf.data.Dataset:
-  """Adds `crops`, a tuple of float32 [rows, size, size, 3], and `label`.
+    views: Sequence[_View], *, seed: int, size: int, careful: bool
+) -> tf.data.Dataset:
+  """Adds `images`, a tuple of [rows, size, size, 3] for the views, and `label`.
 
   Args:
-    chunks: of `index`, int64 [rows], and perhaps `draws` and `mask`; of encoded
-      images, `candidates`, int64 [rows, n], to be tried for each row in turn
-      by a careful pipeline. Where there is a mask, a row none of whose
-      candidates can be read gets the index -1.
+    chunks: of `index`, int64 [rows], `first`, the position of the first row,
+      and perhaps `mask`; of encoded images, `candidates`, int64 [rows, n], to
+      be tried for each row in turn by a careful pipeline. Where there is a
+      mask, a row none of whose candidates can be read gets the index -1.
     source: to read from.
     rows: of a chunk.
-    box_fns: of each crop.
-    size: of a crop after resizing.
+    views: to be made of each image.
+    seed: of the draws.
+    size: of an image after resizing.
     careful: see the module's docstring.
   """
+  def draws_of(view: _View, first: tf.Tensor) -> tf.Tensor:
+    if view.stream is None:
+      # Of [n, 0], TensorFlow's `unbatch` would read what is not there.
+      return tf.zeros([rows.per_chunk, 1])
+    return randomness.uniform_draws(
+        first, rows.per_chunk, columns.COUNT, seed=seed, stream=view.stream)
+
+  def draw(chunk: _Batch) -> _Batch:
+    first = chunk.pop('first')
+    return chunk | {'draws': tuple(draws_of(view, first) for view in views)}
+
+  chunks = parallel_map(chunks, draw)
   if isinstance(source, InMemorySource):
     tensors = source.tensors  # copied here, not while tracing
-    return parallel_map(chunks, lambda chunk: _crop_in_memory(
-        chunk, tensors, box_fns, size))
+    return parallel_map(chunks, lambda chunk: _render_in_memory(
+        chunk, tensors, views, size))
+  rendered = parallel_map(chunks.unbatch(), lambda example: _render_encoded(
+      example, source, views, size, careful))
+  return rendered.batch(rows.per_chunk, drop_remainder=True)
 
-  cropped = parallel_map(chunks.unbatch(), lambda example: _crop_encoded(
-      example, source, box_fns, size, careful))
-  return cropped.batch(rows.per_chunk, drop_remainder=True)
 
-
-def _crop_in_memory(
-    chunk: _Batch, tensors: dict[str, tf.Tensor],
-    box_fns: Sequence[_BoxFn], size: int) -> _Batch:
+def _render_in_memory(
+    chunk: _Batch, tensors: dict[str, tf.Tensor], views: Sequence[_View],
+    size: int) -> _Batch:
   gathered = {key: tf.gather(tensor, chunk['index'])
               for key, tensor in tensors.items()}
   images = gathered.pop('image')
   count, height, width = images.shape[:3]
   sizes = tf.constant([[height, width]] * count)
-  draws = chunk.get('draws', ())
-  crops = tuple(
-      crop.crop_and_resize(images, box_fn(draws, sizes), size)
-      for box_fn in box_fns)
-  return chunk | gathered | {'crops': crops}
+  rendered = tuple(
+      render.rows(
+          images, view.make_boxes(draws, sizes), view.make_mirrored(draws),
+          draws, size=size, finish=view.finish)
+      for view, draws in zip(views, chunk['draws'], strict=True))
+  return chunk | gathered | {'images': rendered}
 
 
-def _crop_encoded(
-    example: _Batch, source: EncodedSource, box_fns: Sequence[_BoxFn],
-    size: int, careful: bool) -> _Batch:
+def _render_encoded(
+    example: _Batch, source: EncodedSource, views: Sequence[_View], size: int,
+    careful: bool) -> _Batch:
   """One example: the first of its candidates, or that can be read."""
-  draws = tuple(d[tf.newaxis] for d in example.get('draws', ()))
+  all_draws = [draws[tf.newaxis] for draws in example['draws']]
   candidates = example.pop('candidates')
 
-  def make_boxes(shape: tf.Tensor) -> list[tf.Tensor]:
-    return [box_fn(draws, shape[tf.newaxis, :2])[0] for box_fn in box_fns]
+  def make_boxes(shape: tf.Tensor) -> tf.Tensor:
+    return tf.concat([
+        view.make_boxes(draws, shape[tf.newaxis, :2])
+        for view, draws in zip(views, all_draws, strict=True)], axis=0)
 
   def attempt(index: tf.Tensor) -> _Batch:
     loaded = source.load(index)
     crops = decoding.decode_boxes(
-        loaded.pop('image'), make_boxes, lambda box: crop.resize(box, size),
-        source.max_image_pixels)
-    return loaded | {'index': index, 'crops': crops}
+        loaded.pop('image'), make_boxes, source.max_image_pixels)
+    return loaded | {'index': index, 'images': tuple(
+        render.one(pixels, view.make_mirrored(draws)[0], draws[0], size=size,
+                   finish=view.finish)
+        for pixels, view, draws in zip(crops, views, all_draws, strict=True))}
 
   if not careful:
     return example | attempt(candidates[0])
@@ -416,13 +446,13 @@ def _crop_encoded(
 
 
 def _join_chunks(
-    chunks: tf.data.Dataset, chunks_per_step: int,
-    num_steps: int) -> tf.data.Dataset:
-  """Batches of chunks_per_step chunks, with int32 indices, prefetched."""
+    chunks: tf.data.Dataset, finish: Callable[[_Batch], _Batch],
+    chunks_per_step: int, num_steps: int) -> tf.data.Dataset:
+  """Finished batches of chunks, with int32 indices, prefetched."""
   def join(batch: _Batch) -> _Batch:
-    batch = tf.nest.map_structure(
+    batch = finish(tf.nest.map_structure(
         lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]),
-        batch)
+        batch))
     return batch | {key: tf.cast(batch[key], tf.int32)
                     for key in {'index', 'wanted'} & set(batch)}
 

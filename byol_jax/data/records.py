@@ -20,7 +20,8 @@ from byol_jax.config import ConfigError
 from byol_jax.data import cache
 
 # length: uint64, crc of length: uint32, data, crc of data: uint32.
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4
+HEADER_BYTES, _FOOTER_BYTES = 12, 4
+FRAME_BYTES = HEADER_BYTES + _FOOTER_BYTES
 _THREADS = 16
 
 
@@ -116,8 +117,8 @@ def _file_index(path: str, starts: np.ndarray, size: int) -> RecordIndex:
   ends = np.append(starts[1:], size)
   return RecordIndex(
       paths=(path,), sizes=(size,), file=np.zeros(len(starts), np.int32),
-      offset=starts + _HEADER_BYTES,
-      length=ends - starts - _HEADER_BYTES - _FOOTER_BYTES)
+      offset=starts + HEADER_BYTES,
+      length=ends - starts - FRAME_BYTES)
 
 
 def _scan(path: str, size: int) -> np.ndarray:
@@ -130,7 +131,7 @@ def _scan(path: str, size: int) -> np.ndarray:
       starts.append(position)
       if len(header) == 8:
         (length,) = struct.unpack('<Q', header)
-        position += _HEADER_BYTES + length + _FOOTER_BYTES
+        position += FRAME_BYTES + length
       if len(header) < 8 or position > size:
         raise ConfigError(
             f'{path} is cut short, or no TFRecord file, or a compressed one: '

@@ -1,6 +1,7 @@
 """Paths of any file system that TensorFlow knows: gs://, ram://, local ones.
 
-There is no path handling of our own beside this: `tf.io.gfile` lists and reads.
+There is no path handling of our own beside this: `tf.io.gfile` lists, reads and
+writes.
 """
 
 import os
@@ -44,12 +45,43 @@ def state(path: str) -> tuple[int, int]:
   return status.st_size, status.st_mtime_ns
 
 
+def write_whole(path: str, contents: bytes) -> None:
+  """Writes or replaces a file; whenever the job ends, it is old or new.
+
+  Only one job at a time may write it.
+
+  Raises:
+    tf.errors.OpError: it cannot be written.
+  """
+  folder, name = os.path.split(path)
+  unfinished = os.path.join(folder, f'.{name}.unfinished')
+  with tf.io.gfile.GFile(unfinished, 'wb') as file:
+    file.write(contents)
+  replace(unfinished, path)
+
+
+def replace(source: str, target: str) -> None:
+  """Renames a file in its place, once its bytes are on the disk.
+
+  Raises:
+    tf.errors.OpError: it cannot be renamed.
+  """
+  if not is_remote(source):
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+  tf.io.gfile.rename(source, target, overwrite=True)
+
+
 def check_local(path: str, what: str) -> None:
   """Raises ConfigError for a path that the local file system does not have."""
   if is_remote(path):
     raise ConfigError(
         f'{what}: folders of images are read from local disks only; copy it '
-        'here, or write its images to TFRecords and read them with tfrecord:')
+        'here, or write its images to TFRecords with byol_jax.pack, where it '
+        'is, and read them with tfrecord:')
 
 
 def check_exists(path: str, what: str, kind: str) -> None:

@@ -56,7 +56,7 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
     from byol_jax.data import tfrecord_source
     return tfrecord_source.create_tfrecord_source(
         place, split, train_split=config.train_split,
-        max_pixels=config.max_image_pixels)
+        cache_bytes=config.cache_bytes, max_pixels=config.max_image_pixels)
   if kind in ('voc', 'cityscapes', 'pairs') and place:
     from byol_jax.data import dense
     return dense.create_dense_source(

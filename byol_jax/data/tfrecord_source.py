@@ -14,6 +14,9 @@ as it stands: ImageNet's, from 1 to 1000, make 1001 classes of which number 0
 is never met. A file `classes.txt` beside the files, or in FOLDER, names the
 classes from 0 on, one a line; without it all training records are read once to
 count them, which is remembered. Records without labels can be pretrained on.
+
+Files that `byol_jax.pack` made are opened by their index, without a look at
+them, and give what the folder gave that they were made of.
 """
 
 from collections.abc import Sequence
@@ -28,9 +31,13 @@ import tensorflow as tf
 from byol_jax.config import ConfigError
 from byol_jax.data import cache
 from byol_jax.data import examples
+from byol_jax.data import pack_index
+from byol_jax.data import photo
 from byol_jax.data import records
 from byol_jax.data import remote
 from byol_jax.data.examples import EncodedSource
+from byol_jax.data.examples import InMemorySource
+from byol_jax.data.examples import Source
 from byol_jax.data.parallel import parallel_map
 
 _IMAGE_KEYS = ('image/encoded', 'image')
@@ -44,8 +51,8 @@ _MAX_CLASSES = 1_000_000  # above, labels are more likely identifiers
 
 
 def create_tfrecord_source(
-    pattern: str, split: str, *, train_split: str, max_pixels: int,
-) -> EncodedSource:
+    pattern: str, split: str, *, train_split: str, cache_bytes: int,
+    max_pixels: int) -> Source:
   """Opens the TFRecord files of a split; see the module's docstring.
 
   Args:
@@ -53,6 +60,8 @@ def create_tfrecord_source(
       that TensorFlow knows.
     split: whose files to open.
     train_split: whose labels say how many classes there are.
+    cache_bytes: decoded images of one size that fit are held in memory, if
+      they were packed.
     max_pixels: of an image; a larger one counts as one that cannot be read.
 
   Returns:
@@ -64,7 +73,8 @@ def create_tfrecord_source(
   pattern = os.path.expanduser(pattern)
   remote.check_scheme(pattern, f'tfrecord:{pattern}')
   paths = _find(pattern, split, train_split)
-  index = _index(paths)
+  packed = pack_index.find(paths)
+  index = packed.locate(paths) if packed else _scan(paths)
   name = f'tfrecord:{pattern} ({split})'
   features = _first_features(index, name)
   image_key = _key(features, _IMAGE_KEYS, 'bytes_list')
@@ -83,15 +93,22 @@ def create_tfrecord_source(
   logging.info(
       '%s: %d images in %d files, %s.', name, len(index), len(paths),
       'no labels' if num_classes is None else f'{num_classes} classes')
-  return EncodedSource(
+  common = dict(
       name=name, num_examples=len(index), num_classes=num_classes,
-      class_names=class_names, max_image_pixels=max_pixels,
-      place_of=index.place_of,
-      **examples.fingerprints((path, *remote.state(path)) for path in paths),
-      read_names=name_key and (lambda: [
-          name.decode() for name in _read_feature(
-              index, name_key, tf.constant('')).as_numpy_iterator()]),
-      load=_make_load_fn(index, image_key, label_key, num_classes))
+      class_names=class_names, place_of=index.place_of,
+      read_names=packed.read_names if packed else name_key and (
+          lambda: _read_names(index, name_key)),
+      **examples.fingerprints((path, *remote.state(path)) for path in paths))
+  if packed and examples.fit_in_memory(packed.size, cache_bytes):
+    images = photo.read_all(map(io.BytesIO, _read_feature(
+        index, image_key, tf.constant('')).as_numpy_iterator()), max_pixels)
+    if images is not None:
+      return InMemorySource(
+          images=images, labels=packed.label if num_classes else None,
+          **common)
+  return EncodedSource(
+      max_image_pixels=max_pixels,
+      load=_make_load_fn(index, image_key, label_key, num_classes), **common)
 
 
 def _find(pattern: str, split: str, train_split: str) -> list[str]:
@@ -139,7 +156,7 @@ def _candidates(pattern: str, split: str, train_split: str) -> list[str]:
   return tf.io.gfile.glob(pattern) if split == train_split else []
 
 
-def _index(paths: list[str]) -> records.RecordIndex:
+def _scan(paths: list[str]) -> records.RecordIndex:
   return records.concatenate(records.index_records(paths))
 
 
@@ -148,7 +165,7 @@ def _train_index(
 ) -> records.RecordIndex:
   """Of the records whose labels count; of a split alone, its own."""
   try:
-    return _index(_find(pattern, train_split, train_split))
+    return _scan(_find(pattern, train_split, train_split))
   except ConfigError:
     return own
 
@@ -195,6 +212,11 @@ def _read_feature(
         tf.data.Dataset.from_tensors(default)).take(1).get_single_element()
 
   return parallel_map(tf.data.Dataset.range(len(index)), parse)
+
+
+def _read_names(index: records.RecordIndex, key: str) -> list[str]:
+  return [os.fsdecode(name) for name in _read_feature(
+      index, key, tf.constant('')).as_numpy_iterator()]
 
 
 def _read_class_names(*folders: str) -> tuple[str, ...] | None:

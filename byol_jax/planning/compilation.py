@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from byol_jax.augmentation import draws as columns
 from byol_jax.config import ConfigError
 from byol_jax.networks import convolution
 from byol_jax.networks import network as network_lib
@@ -119,10 +120,15 @@ def _abstract_batch(
   """Shapes of what the pipeline yields and `devices.shard` makes of it."""
   rows = (num_devices, config.batch_size // num_devices)
   size = config.image_size
-  image = jax.ShapeDtypeStruct(
-      (*rows, size, size, len(config.augment.mean)), jnp.float32)
+  shape = (*rows, size, size, len(config.augment.mean))
   index = jax.ShapeDtypeStruct(rows, jnp.int32)
-  batch = {'views': (image, image), 'index': index}
+  batch = {'index': index}
+  if config.augment.device:
+    draws = jax.ShapeDtypeStruct((*rows, columns.COUNT), jnp.float32)
+    batch['crops'] = (jax.ShapeDtypeStruct(shape, jnp.uint8),) * 2
+    batch['draws'] = (draws,) * 2
+  else:
+    batch['views'] = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
   return batch if num_classes is None else batch | {'label': index}
 
 

@@ -73,13 +73,13 @@ def to_program(fields: dict[str, Any]) -> Program:
 # Of the fields that a run may not change, those that decide what comes into
 # the step and how often, but not the step.
 _FIELDS_AROUND_IT = (
-    'data', 'train_split', 'max_image_pixels', 'augment.view1.',
-    'augment.view2.', 'num_epochs', 'total_steps', 'warmup_epochs',
-    'warmup_steps')
+    'data', 'train_split', 'max_image_pixels', 'num_epochs', 'total_steps',
+    'warmup_epochs', 'warmup_steps')
+_FIELDS_OF_VIEWS = ('augment.view1.', 'augment.view2.')  # made on the host
 
 # What the step is made of, within the package.
 _SOURCES = (
-    'networks', 'objectives', 'planning/collectives.py',
+    'augmentation', 'networks', 'objectives', 'planning/collectives.py',
     'planning/compilation.py', 'planning/hlo.py', 'planning/memory.py',
     'planning/traffic.py', 'training/cost.py', 'training/devices.py',
     'training/optimizers.py', 'training/schedules.py', 'training/state.py',
@@ -89,11 +89,12 @@ _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax')
 
 def key_of(config: Any, *parts: Any) -> list[Any]:
   """Everything that a step depends on: its config, its code, and `parts`."""
+  around = _FIELDS_AROUND_IT + (
+      () if config.augment.device else _FIELDS_OF_VIEWS)
   fields = {
       name: value
       for name, value in config_lib.flatten(config_lib.to_dict(config)).items()
-      if not config_lib.is_free(name) and not name.startswith(
-          _FIELDS_AROUND_IT)}
+      if not config_lib.is_free(name) and not name.startswith(around)}
   versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   return [sorted(fields.items()), versions, _source_digest(), *parts]
 

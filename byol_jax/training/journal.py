@@ -10,6 +10,7 @@ import jax
 
 from byol_jax.data import preview_grid
 from byol_jax.evaluation import collapse
+from byol_jax.training import first_step as first_step_lib
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import setup as setup_lib
 
@@ -19,7 +20,8 @@ class Journal:
 
   def __init__(
       self, setup: setup_lib.Setup, workdir: str, first_step: int,
-      seconds: float, evaluation_due: bool = False):
+      seconds: float, evaluation_due: bool = False,
+      stopwatch: first_step_lib.Stopwatch | None = None):
     """Goes on at `first_step`; what is there of later steps is dropped.
 
     Args:
@@ -28,6 +30,8 @@ class Journal:
       first_step: that the run stands at.
       seconds: of training so far.
       evaluation_due: the evaluation at this step is to come, perhaps again.
+      stopwatch: stopped at the first step, unless it was before; None: the
+        time to it is not asked for.
     """
     self._setup = setup
     self._config = setup.config
@@ -35,6 +39,9 @@ class Journal:
     self._is_silent = bool(jax.process_index())
     self.seconds = seconds
     self._window = None  # opens when the first step, and its compile, is done
+    self._stopwatch = stopwatch
+    self._views_due = not first_step
+    self._figures_once = {}  # for the next row alone
     if self._is_silent:
       return
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
@@ -46,8 +53,6 @@ class Journal:
         jax.device_count())
     for line in self._describe():
       self.say(line)
-    if not first_step:
-      self._show_views()
 
   def _describe(self) -> Iterator[str]:
     """What is about to run, for the head of the terminal."""
@@ -89,10 +94,23 @@ class Journal:
 
   def advance(self, step: int) -> None:
     """Notes that a step is done; the clock starts after the first one."""
-    if self._window is None:
+    is_first = self._window is None
+    if is_first:
       self._window = (step, time.monotonic())
     if not self._is_silent:
       self._progress.advance(step)
+      if is_first:
+        with self.pause():
+          self._begin()
+
+  def _begin(self) -> None:
+    """What is said and shown once the run is under way."""
+    if self._stopwatch is not None and self._stopwatch.seconds is None:
+      self._stopwatch.stop()
+      self.say(str(self._stopwatch))
+      self._figures_once = self._stopwatch.figures()
+    if self._views_due:  # now, for they take seconds
+      self._show_views()
 
   def report(self, step: int, metrics: dict[str, float]) -> None:
     """Writes a row and says where the run stands."""
@@ -106,7 +124,9 @@ class Journal:
     rate = (step - first) * batch_size / max(now - since, 1e-9)
     if step > first:
       metrics |= {'perf/images_per_second': rate}
-    self._writer.write(step, metrics | {'perf/seconds': self.seconds})
+    self._writer.write(
+        step, metrics | {'perf/seconds': self.seconds} | self._figures_once)
+    self._figures_once = {}
     self._progress.report(
         step,
         epoch=step * batch_size / self._setup.sources.train.num_examples,

@@ -25,6 +25,7 @@ from byol_jax.evaluation import final
 from byol_jax.training import agreement
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
+from byol_jax.training import first_step
 from byol_jax.training import journal as journal_lib
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import resume
@@ -38,6 +39,7 @@ def pretrain(
     encoder: nn.Module | None = None,
     *,
     accept_config_changes: bool = False,
+    job_begin: float | None = None,
 ) -> None:
   """Pretrains an encoder; continues where `workdir` stands, if it does.
 
@@ -51,6 +53,8 @@ def pretrain(
       `nn.BatchNorm` layers are synchronised over devices.
     accept_config_changes: continue also with fields that change what the rest
       of the run does.
+    job_begin: when the process began, on the monotonic clock, where the time to
+      the first step is to be reckoned from then; None is now.
 
   Raises:
     ConfigError: for a user's slip.
@@ -58,6 +62,7 @@ def pretrain(
     Preempted: after SIGTERM or SIGINT, with everything saved.
   """
   begin = time.monotonic()
+  stopwatch = first_step.Stopwatch(job_begin)
   workdir = os.path.expanduser(workdir)
   config = config.copy_and_resolve_references()
   if encoder is not None:
@@ -73,7 +78,8 @@ def pretrain(
           setup, checkpoints, workdir, accept_config_changes)
       begin -= note['wall_seconds']
       _write_config(config, workdir)
-      state = Loop(setup, checkpoints, workdir, note, begin, asked).run(state)
+      state = Loop(
+          setup, checkpoints, workdir, note, begin, asked, stopwatch).run(state)
     finally:
       checkpoints.close()
     asked.kept = (
@@ -130,7 +136,8 @@ class Loop:
   def __init__(
       self, setup: setup_lib.Setup, checkpoints: checkpoint.Checkpoints,
       workdir: str, note: dict[str, Any], begin: float,
-      asked: stopping.Requests | None = None):
+      asked: stopping.Requests | None = None,
+      stopwatch: first_step.Stopwatch | None = None):
     """Nothing is opened yet.
 
     Args:
@@ -140,6 +147,7 @@ class Loop:
       note: of the run so far, see `resume.first_note`; saved with the state.
       begin: when the run began, on the monotonic clock, had it not stopped.
       asked: what signals asked for; None: nothing ever.
+      stopwatch: see `journal.Journal`.
     """
     self._setup = setup
     self._config = setup.config
@@ -148,6 +156,7 @@ class Loop:
     self._note = note
     self._begin = begin
     self._asked = asked or stopping.Requests()
+    self._stopwatch = stopwatch
     self._all_asked = False  # whether any process was, as all know
     self._cast = self._ballot = None
     self._met = 0  # unreadable images, as the processes count them each
@@ -164,7 +173,7 @@ class Loop:
     while True:
       self._journal = journal_lib.Journal(
           self._setup, self._workdir, int(state.step), self._note['seconds'],
-          self._note['evaluation_due'])
+          self._note['evaluation_due'], self._stopwatch)
       try:
         return self._run_from(state)
       except _NotFiniteError as error:

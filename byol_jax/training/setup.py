@@ -87,7 +87,8 @@ def set_up(
         pipeline.create_train_dataset, train_source, config,
         total_steps=total_steps + len(skipped),
         process_index=jax.process_index(),
-        process_count=jax.process_count()), first)
+        process_count=jax.process_count(),
+        on_device=config.augment.device), first)
     return devices.prefetch(
         batch for place, batch in enumerate(batches, first)
         if place not in skipped)

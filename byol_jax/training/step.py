@@ -16,6 +16,7 @@ import ml_collections
 import optax
 
 from byol_jax import objectives
+from byol_jax.augmentation import photometric
 from byol_jax.networks import network as network_lib
 from byol_jax.objectives import regression
 from byol_jax.training import schedules
@@ -102,12 +103,14 @@ def train_step(
     accumulation_steps: int,
     axis_name: str | None,
     seed: int,
+    make_views: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> tuple[state_lib.TrainState, Metrics]:
   """Takes one optimizer step and moves the target once.
 
   Args:
     state: the same on every device. The caller donates it.
-    batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1];
+    batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1],
+      or what `make_views` makes them of;
       `index` i32[b]; `label` i32[b] where there are labels.
     to_variables: `networks.network.to_variables` of a network.
     apply_views: `networks.network.apply_views` of a network.
@@ -120,6 +123,7 @@ def train_step(
       normalised by its own batch statistics; divides b.
     axis_name: mapped axis, or None on a single device.
     seed: of what is random on the device.
+    make_views: see `photometric.make_views_fn`.
 
   Returns:
     The next state, and metrics averaged over devices.
@@ -157,8 +161,9 @@ def train_step(
     return loss, (carry, metrics, _moments(online[0]))
 
   def micro_step(carry: Any, micro: tuple[Batch, jax.Array]) -> Any:
+    micro_batch, key = micro
     grads, (carry, metrics, moments) = jax.grad(loss_fn, has_aux=True)(
-        online_variables, carry, *micro)
+        online_variables, carry, make_views(micro_batch), key)
     return carry, (grads, metrics, moments)
 
   carry = (
@@ -241,4 +246,5 @@ def make_train_step(
           base_tau=config.base_tau, tau_schedule=config.tau_schedule,
           total_steps=total_steps),
       target=config.target, accumulation_steps=config.accumulation_steps,
-      axis_name=network.axis_name, seed=config.seed)
+      axis_name=network.axis_name, seed=config.seed,
+      make_views=photometric.make_views_fn(config))

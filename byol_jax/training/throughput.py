@@ -21,6 +21,7 @@ import flax
 import jax
 import numpy as np
 
+from byol_jax.augmentation import draws as columns
 from byol_jax.data import pipeline
 from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
@@ -36,7 +37,7 @@ def measure_input(
   """Images per second, of two views each, that the host makes ready."""
   dataset = pipeline.create_train_dataset(
       setup.sources.train, setup.config, start_step=0,
-      total_steps=(windows + 1) * steps)
+      total_steps=(windows + 1) * steps, on_device=setup.config.augment.device)
   batches = dataset.as_numpy_iterator()
 
   def run() -> None:
@@ -151,8 +152,12 @@ def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   config, rng = setup.config, np.random.default_rng(0)
   size, count = config.image_size, config.batch_size
   views = rng.random((2, count, size, size, 3), np.float32)
-  batch = {
-      'views': tuple(views), 'index': np.arange(count, dtype=np.int32)}
+  batch = {'index': np.arange(count, dtype=np.int32)}
+  if config.augment.device:
+    batch['crops'] = tuple((255 * views).astype(np.uint8))
+    batch['draws'] = tuple(rng.random((2, count, columns.COUNT), np.float32))
+  else:
+    batch['views'] = tuple(views)
   if setup.sources.train.num_classes is not None:
     batch['label'] = np.zeros(count, np.int32)
   return batch

@@ -1,4 +1,4 @@
-"""Boxes, and resizing by matrices against TensorFlow's own."""
+"""Boxes: their distribution, the original's formulas, their limits."""
 
 import numpy as np
 import pytest
@@ -67,26 +67,3 @@ def test_center_boxes_are_the_original_s():
   np.testing.assert_array_equal(
       boxes, [[(300 - 262 + 1) // 2, (401 - 262 + 1) // 2, 262, 262],
               [2, 2, 28, 28]])
-
-
-@pytest.mark.parametrize('shape, size', [((32, 32), 32), ((45, 60), 31),
-                                         ((9, 7), 64)])
-def test_crop_and_resize_is_tensorflow_s_bicubic(shape, size):
-  rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (20, *shape, 3), np.uint8)
-  boxes = crop.random_crop_boxes(
-      _draws(20), np.tile(np.int32(shape), [20, 1]), **_PAPER)
-  boxes = np.concatenate([boxes[:-1], np.int32([[0, 0, *shape]])])
-  found = crop.crop_and_resize(tf.constant(images), tf.constant(boxes), size)
-  for image, box, resized in zip(images, boxes, found, strict=True):
-    y, x, height, width = box
-    expected = crop.resize(image[y:y + height, x:x + width], size)
-    np.testing.assert_allclose(resized, expected, atol=1e-5)
-
-
-def test_crop_and_resize_of_the_whole_image_at_its_size_is_exact():
-  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-  found = crop.crop_and_resize(
-      tf.constant(images), tf.constant([[0, 0, 32, 32]] * 2), 32)
-  np.testing.assert_array_equal(
-      found, tf.cast(images, tf.float32) / 255.0)

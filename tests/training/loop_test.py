@@ -167,6 +167,9 @@ def test_what_a_run_writes(tiny_config, tiny_encoder, tmp_path, capsys):
           'seconds'} <= result.keys()
   output = capsys.readouterr().out
   assert 'step 8/8  epoch 2.00  loss' in output
+  assert output.count('first step after ') == 1
+  assert first['perf/first_step_seconds'] > first['perf/compile_seconds'] > 0
+  assert not any('perf/first_step_seconds' in row for row in rows[1:])
 
 
 def test_the_host_reads_nothing_but_the_previous_metrics(

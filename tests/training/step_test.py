@@ -12,6 +12,8 @@ import numpy as np
 import optax
 import pytest
 
+from byol_jax.augmentation import draws
+from byol_jax.augmentation import photometric
 from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import schedules
@@ -293,6 +295,26 @@ def _check_bfloat16(tiny_config, monkeypatch):
   products = re.findall(r':(\w+)\[[^\]]*\] = dot_general', whole)
   # Projector, predictor and probe; the encoder's own are convolutions.
   assert products.count('f32') >= 5
+
+
+@pytest.mark.parametrize('accumulation_steps', [1, 2])
+def test_views_made_in_the_step_are_as_good(tiny_config, accumulation_steps):
+  tiny_config.accumulation_steps = accumulation_steps
+  views = _batch(tiny_config).pop('views')
+  rng = np.random.default_rng(1)
+  batch = _batch(tiny_config) | {
+      'crops': tuple((255 * view).astype(np.uint8) for view in views),
+      'draws': tuple(rng.random(
+          (2, tiny_config.batch_size, draws.COUNT), np.float32))}
+  del batch['views']
+  tiny_config.augment.device = True
+  ready = jax.jit(photometric.make_views_fn(tiny_config))(batch)
+  losses = []
+  for device, given in ((True, batch), (False, ready)):
+    tiny_config.augment.device = device
+    train_step, state = _make(tiny_config, axis_name=None)
+    losses.append(jax.jit(train_step)(state, given)[1]['train/loss'])
+  np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_dropout_differs_between_views_and_devices(tiny_config):

@@ -1,0 +1,7 @@
+"""What is done to pixels, in jax.numpy: the same on the host and the device.
+
+`resize` crops, `operations` are the original's changes of colour and
+sharpness, and `photometric` composes them into a view, by the random numbers
+that `draws` names. Nothing here knows TensorFlow; `data.render` makes it a part
+of the input pipeline, and `training.step` of the step.
+"""

@@ -1,0 +1,97 @@
+"""Crops, resized and finished, against TensorFlow's own operations."""
+
+import numpy as np
+import pytest
+
+from byol_jax import config as config_lib
+from byol_jax.data import crop
+from byol_jax.data import render
+
+import tensorflow as tf  # isort: skip
+
+_NO_DRAWS = np.zeros((20, 0), np.float32)
+
+
+def _bicubic(pixels: np.ndarray, size: int) -> np.ndarray:
+  resized = tf.image.resize(pixels, [size, size], tf.image.ResizeMethod.BICUBIC)
+  return np.clip(resized / 255.0, 0.0, 1.0)
+
+
+def _cut(image, box):
+  y, x, height, width = box
+  return image[y:y + height, x:x + width]
+
+
+def _images_and_boxes(shape):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (20, *shape, 3), np.uint8)
+  draws = np.random.default_rng(0).random((19, 4), np.float32)
+  boxes = crop.random_crop_boxes(
+      draws, np.tile(np.int32(shape), [19, 1]), area_range=(0.08, 1.0),
+      aspect_ratio_range=(3 / 4, 4 / 3))
+  return images, np.concatenate([boxes, np.int32([[0, 0, *shape]])])
+
+
+@pytest.mark.parametrize('shape, size', [
+    ((32, 32), 32), ((45, 60), 31), ((9, 7), 64), ((300, 40), 24)])
+@pytest.mark.parametrize('mirrored', [False, True])
+def test_resizing_is_tensorflow_s_bicubic(shape, size, mirrored):
+  images, boxes = _images_and_boxes(shape)
+  found = render.rows(
+      images, boxes, np.full(20, mirrored), _NO_DRAWS, size=size,
+      finish=render.to_image)
+  for image, box, resized in zip(images, boxes, found, strict=True):
+    pixels = _cut(image, box)
+    expected = _bicubic(pixels, size)
+    if mirrored:
+      expected = expected[:, ::-1]
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=2e-6)
+    alone = render.one(pixels, mirrored, _NO_DRAWS[0], size=size,
+                       finish=render.to_image)
+    np.testing.assert_array_equal(alone, resized)
+
+
+def test_the_whole_image_at_its_size_stays_as_it_is():
+  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  found = render.rows(
+      images, np.int32([[0, 0, 32, 32]] * 2), np.zeros(2, bool), _NO_DRAWS[:2],
+      size=32, finish=render.to_image)
+  np.testing.assert_allclose(found, images / 255, rtol=0, atol=1e-7)
+
+
+def test_pixels_are_the_nearest_bytes():
+  images, boxes = _images_and_boxes((45, 60))
+  arguments = (images, boxes, np.arange(20) % 2 == 0, _NO_DRAWS)
+  exact = render.rows(*arguments, size=31, finish=render.to_image)
+  pixels = render.rows(*arguments, size=31, finish=render.to_pixels)
+  assert pixels.dtype == tf.uint8
+  np.testing.assert_allclose(pixels / 255, exact, rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 50), (2000, 3)])
+def test_crops_of_any_shape(shape):
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  found = render.one(
+      pixels, False, _NO_DRAWS[0], size=24, finish=render.to_image)
+  np.testing.assert_allclose(found, _bicubic(pixels, 24), rtol=0, atol=2e-6)
+
+
+def test_one_pipeline_serves_crops_of_all_sizes():
+  """Their shapes are known only when they come."""
+  rng = np.random.default_rng(0)
+  shapes = [(5, 9), (64, 64), (65, 3), (100, 97)]
+  pixels = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+  dataset = tf.data.Dataset.from_generator(
+      lambda: pixels, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
+  found = dataset.map(lambda x: render.one(
+      x, False, _NO_DRAWS[0], size=24, finish=render.to_image))
+  for image, expected in zip(found, pixels, strict=True):
+    np.testing.assert_allclose(
+        image, _bicubic(expected, 24), rtol=0, atol=2e-6)
+
+
+def test_views_with_the_same_settings_are_compiled_once():
+  first, again = (
+      config_lib.get_base_config().augment for _ in range(2))
+  assert render.to_view(first.view1) is render.to_view(again.view1)
+  assert render.to_view(first.view1) is not render.to_view(again.view2)

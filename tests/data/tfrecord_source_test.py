@@ -1,6 +1,7 @@
 """TFRecord files that others wrote: found, indexed, labelled, damaged."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -104,6 +105,17 @@ def test_a_shard_that_was_written_anew_is_indexed_anew(tmp_path):
         writer.write(bytes(length))
     (index,) = records.index_records([str(path)])
     assert index.length.tolist() == order
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+  """Of classes they are only shown; of files TensorFlow cannot read them."""
+  _write(tmp_path)
+  (tmp_path / 'classes.txt').write_bytes(b'none\na\nb\xff\nc\nd\n')
+  assert _open(tmp_path).class_names == ('none', 'a', 'b\ufffd', 'c', 'd')
+  (tmp_path / os.fsdecode(b'train-\xff')).touch()
+  for place in tmp_path, f'{tmp_path}/train-*':
+    with pytest.raises(ConfigError, match=r'not UTF-8 \(.*xff.*\): rename it'):
+      _open(place)
 
 
 def test_other_names_and_no_labels(tmp_path):

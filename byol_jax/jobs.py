@@ -113,8 +113,11 @@ def run(
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r} (--help lists the flags)')
     try:
-      join()
-      peers.run(lambda: main(argv))
+      # Also before the job listens itself: imports and the others' coming take
+      # their time.
+      with stopping.requests(at_once=True):
+        join()
+        peers.run(lambda: main(argv))
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _say(error)
       _leave(1, f'{error}')

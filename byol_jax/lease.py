@@ -60,7 +60,8 @@ def hold(path: epath.Path, what: str, owner: str) -> Iterator[None]:
     ended.set()
     thread.join()
     with contextlib.suppress(Exception):
-      path.unlink()
+      if _read(path)['token'] == token:  # and was not taken over meanwhile
+        path.unlink()
 
 
 def _renew(

@@ -8,7 +8,9 @@ an error, is named by the others, which then leave too: with
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -42,7 +44,7 @@ class Peer:
   name: str
   said: dict[str, Any]
   heard: float  # when it last said something new
-  moved: float  # when it was last further than before
+  moved: float  # when it was last further than before, or at something new
 
 
 def verdict(
@@ -91,15 +93,20 @@ class Watch:
     self._hang_secs = hang_secs
     self._peers: dict[int, Peer] = {}
     self._answered = time.monotonic()
+    self._lock = threading.Lock()  # orbax waits in threads of its own, too
     self._said = {
         'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
         'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
     for target in (self._talk, self._judge):
       threading.Thread(target=target, name='peers', daemon=True).start()
 
-  def advance(self, doing: str, count: int = 1) -> None:
-    """Notes that this process is further, and at what."""
-    self._said |= {'progress': self._said['progress'] + count, 'doing': doing}
+  def advance(self, doing: str | None, count: int = 1) -> str:
+    """Notes that this process is further, and at what; at what it was."""
+    with self._lock:
+      before = self._said['doing']
+      self._said |= {
+          'progress': self._said['progress'] + count, 'doing': doing or before}
+    return before
 
   def leave(self, code: int, why: str) -> None:
     """Lets the others know; says nothing more after that."""
@@ -137,7 +144,8 @@ class Watch:
     if known is None:
       self._peers[process] = Peer(said['name'], said, now, now)
     elif said['beat'] != known.said['beat']:
-      further = said['progress'] > known.said['progress']
+      further = any(
+          said[key] != known.said[key] for key in ('progress', 'doing'))
       self._peers[process] = Peer(
           said['name'], said, now, now if further else known.moved)
 
@@ -172,11 +180,40 @@ def _say(code: int, why: str) -> None:
   os.write(2, f'error: {why}{again}\n'.encode())
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(_: int) -> None:
-  """JAX ends a process that lost its coordinator by abort()."""
-  _say(stopping.RUN_AGAIN, 'process 0 (the coordinator) is gone')
-  os._exit(stopping.RUN_AGAIN)
+def _set_on_abort(handler: Any) -> int | None:
+  """Sets what C calls on abort(); the one before."""
+  # Python's own handler would wait for a main thread that is to die.
+  listen = ctypes.CDLL(None).signal
+  listen.restype = ctypes.c_void_p
+  return listen(signal.SIGABRT, handler)
+
+
+def _make_on_abort(why: str) -> Any:
+  @ctypes.CFUNCTYPE(None, ctypes.c_int)
+  def on_abort(_: int) -> None:
+    _say(stopping.RUN_AGAIN, why)
+    os._exit(stopping.RUN_AGAIN)
+
+  return on_abort
+
+
+# Kept for ever, as C knows no more of it than its address.
+_on_lost_coordinator = _make_on_abort('process 0 (the coordinator) is gone')
+
+
+@contextlib.contextmanager
+def aborting(why: str) -> Iterator[None]:
+  """Makes a line and a code of abort(), JAX's way to end a process.
+
+  Args:
+    why: it does so within the block.
+  """
+  handler = _make_on_abort(why)
+  before = _set_on_abort(handler)
+  try:
+    yield
+  finally:
+    _set_on_abort(ctypes.c_void_p(before))
 
 
 def watch(*, timeout_secs: float, hang_secs: float) -> None:
@@ -185,11 +222,23 @@ def watch(*, timeout_secs: float, hang_secs: float) -> None:
   import jax
   from jax._src import distributed  # what orbax and Flax take it from
   if jax.process_index():
-    # Python's own handler would wait for a main thread that is to die.
-    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    _set_on_abort(_on_lost_coordinator)
   _watch = Watch(
       distributed.global_state.client, jax.process_index(),
       timeout_secs=timeout_secs, hang_secs=hang_secs)
+  _count_waits_of_libraries()
+
+
+def _count_waits_of_libraries() -> None:
+  """Orbax waits for all processes in the midst of a save or a restore."""
+  from jax.experimental import multihost_utils
+  sync = multihost_utils.sync_global_devices
+
+  def counted(name: str) -> None:
+    wait()
+    sync(name)
+
+  multihost_utils.sync_global_devices = counted
 
 
 def advance(doing: str, count: int = 1) -> None:
@@ -205,6 +254,25 @@ def advance(doing: str, count: int = 1) -> None:
   """
   if _watch is not None:
     _watch.advance(doing, count)
+
+
+def wait() -> None:
+  """Notes that this process now waits for the others; they must do so, too.
+
+  Whoever has not come is behind by that, and is the one that hangs: also
+  between two steps, in what a save or an evaluation does on its own.
+  """
+  if _watch is not None:
+    _watch.advance(None)
+
+
+@contextlib.contextmanager
+def at(doing: str) -> Iterator[None]:
+  """What this process is at, for the length of a block."""
+  before = _watch and _watch.advance(doing, 0)
+  yield
+  if _watch is not None:
+    _watch.advance(before, 0)
 
 
 def run(fn: Callable[[], Any]) -> Any:

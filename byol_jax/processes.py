@@ -12,6 +12,7 @@ from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import peers
+from byol_jax import rendezvous
 from byol_jax import stopping
 
 _COORDINATOR = flags.DEFINE_string(
@@ -47,18 +48,23 @@ def join() -> None:
     UnfinishedError: when the processes do not find each other in time.
   """
   told = _told()
+  if told:
+    rendezvous.meet(*told.values(), timeout_secs=_JOIN_TIMEOUT.value)
   import jax
   # JAX's own listener to SIGTERM would take the place of ours.
   jax.config.update('jax_enable_preemption_service', False)
+  missed = (
+      f'the processes did not find each other in {_JOIN_TIMEOUT.value} seconds')
   try:
-    jax.distributed.initialize(
-        # Told processes are not to be numbered, nor to have their devices
-        # chosen, by a scheduler that they happen to run under.
-        **told, cluster_detection_method='deactivate' if told else None,
-        initialization_timeout=_JOIN_TIMEOUT.value,
-        # Ours is the shorter one, and says more.
-        heartbeat_timeout_seconds=2 * _PEER_TIMEOUT.value + 40,
-        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_SECS)
+    with peers.aborting(missed):
+      jax.distributed.initialize(
+          # Told processes are not to be numbered, nor to have their devices
+          # chosen, by a scheduler that they happen to run under.
+          **told, cluster_detection_method='deactivate' if told else None,
+          initialization_timeout=_JOIN_TIMEOUT.value,
+          # Ours is the shorter one, and says more.
+          heartbeat_timeout_seconds=2 * _PEER_TIMEOUT.value + 40,
+          shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_SECS)
   except ValueError as error:
     if told or 'coordinator_address' not in str(error):
       raise config_lib.ConfigError(f'the processes: {error}') from error
@@ -66,9 +72,7 @@ def join() -> None:
   except RuntimeError as error:
     # One host may only be slow to start, and is there the next time.
     raise stopping.UnfinishedError(
-        f'the processes did not find each other in {_JOIN_TIMEOUT.value} '
-        f'seconds ({str(error).splitlines()[0][:200]}): start all of '
-        'them, with one --coordinator that every machine can reach') from error
+        f'{missed} ({str(error).splitlines()[0][:200]})') from error
   if jax.process_index():  # what all would say, the first one says
     logging.set_verbosity(logging.WARNING)
   if jax.process_count() > 1:
@@ -86,9 +90,8 @@ def _told() -> dict[str, str | int]:
     raise config_lib.ConfigError(
         '--coordinator, --num_processes and --process_id go together; '
         f'{", ".join(given)} alone was given')
-  if given and not _COORDINATOR.value.rpartition(':')[2].isdecimal():
-    raise config_lib.ConfigError(
-        f'--coordinator={_COORDINATOR.value}, expected HOST:PORT')
+  if given:
+    rendezvous.parse(_COORDINATOR.value)
   if given and _PROCESS_ID.value >= _NUM_PROCESSES.value:
     raise config_lib.ConfigError(
         f'--process_id={_PROCESS_ID.value} with --num_processes='

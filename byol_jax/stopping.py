@@ -56,8 +56,7 @@ class Requests:
     self.at_once = at_once
     self.kept = kept
     self._first = None  # when the first signal came
-    self._leave = threading.Timer(_UNWIND_SECS, os._exit, (RUN_AGAIN,))
-    self._leave.daemon = True
+    self._leave = None  # where there is nothing to wait for
 
   def leave_at_once(self) -> None:
     """From now on there is nothing to save, also of what was asked before.
@@ -73,7 +72,7 @@ class Requests:
     """In the main thread, as soon as that runs Python."""
     self.requested = True
     if self.at_once:
-      raise Preempted(f'{signal.Signals(number).name}: {self.kept}')
+      raise Preempted(self._describe(number))
 
   def on_byte(self, number: int) -> None:
     """In a thread, at once, even while the main thread waits for devices."""
@@ -82,14 +81,25 @@ class Requests:
     if self._first is None:
       self._first = time.monotonic()
       if self.at_once:
+        self._leave = threading.Timer(_UNWIND_SECS, self._go, (number,))
+        self._leave.daemon = True
         self._leave.start()
     elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
       sys.stdout.flush()
       os._exit(128 + number)
 
+  def _describe(self, number: int) -> str:
+    return f'{signal.Signals(number).name}: {self.kept}'
+
+  def _go(self, number: int) -> None:
+    """In the place of a main thread that did not come to say it."""
+    print(self._describe(number), flush=True)
+    os._exit(RUN_AGAIN)
+
   def close(self) -> None:
     """What was asked for is being done."""
-    self._leave.cancel()
+    if self._leave is not None:
+      self._leave.cancel()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -167,6 +168,26 @@ def test_remote_files_that_cannot_be_used_are_a_users_slip():
   _assert_one_line(done, 'no access to gs://bucket/run')
   done = _run_code(code.format('shapes differ'))
   assert done.returncode == 1 and 'Traceback' in done.stderr
+
+
+@pytest.mark.parametrize('where', ['main', 'join'])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_job_listens_itself_is_a_line(where, number):
+  code = (
+      'import time\n'
+      'from byol_jax import jobs\n'
+      'def wait(*_):\n'
+      '  print("ready", flush=True)\n'
+      '  time.sleep(100)\n'
+      f'jobs.run(**{{"main": lambda _: 0, "{where}": wait}})\n')
+  with subprocess.Popen(
+      [sys.executable, '-c', code], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+    assert job.stdout.readline() == 'ready\n'
+    job.send_signal(number)
+    out, err = job.communicate(timeout=20)
+  assert job.returncode == 75
+  assert (out, err) == (f'{number.name}: there was nothing to save\n', '')
 
 
 def _run_code(code):

@@ -43,3 +43,4 @@ def test_who_lost_it_leaves(path, monkeypatch):
     while not left and time.monotonic() < until:
       time.sleep(0.05)
   assert left == ['b has taken it over']
+  assert json.loads(path.read_text())['owner'] == 'b'

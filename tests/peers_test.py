@@ -1,6 +1,11 @@
 """Who is to blame, by what the processes said of themselves."""
 
+import textwrap
+
+import pytest
+
 from byol_jax import peers
+from tests import processes
 
 
 def _peer(heard=0.0, moved=0.0, progress=5, code=None, why=''):
@@ -70,11 +75,17 @@ class _Service:
     return [e for e in self.entries.items() if e[0].startswith(prefix)]
 
 
-def test_processes_hear_of_each_other(monkeypatch):
+@pytest.fixture
+def watches(monkeypatch):
+  """Of two processes, which speak when they are told to."""
   monkeypatch.setattr(peers.threading.Thread, 'start', lambda _: None)
   service = _Service()
-  a, b = (peers.Watch(service, i, timeout_secs=10, hang_secs=50)
-          for i in range(2))
+  return [peers.Watch(service, i, timeout_secs=10, hang_secs=50)
+          for i in range(2)]
+
+
+def test_processes_hear_of_each_other(watches):
+  a, b = watches
   a._exchange()
   b.advance('step 1')
   b._exchange()
@@ -87,3 +98,73 @@ def test_processes_hear_of_each_other(monkeypatch):
   b.leave(1, 'no such file')
   a._exchange()
   assert a._peers[1].said['why'] == 'no such file'
+
+
+def _in_the_watch_of(monkeypatch, watch):
+  monkeypatch.setattr(peers, '_watch', watch)
+
+
+def test_who_has_not_come_to_where_another_waits_is_behind(
+    watches, monkeypatch):
+  """As in a save, between two steps: only one is at the disk."""
+  for watch in reversed(watches):
+    _in_the_watch_of(monkeypatch, watch)
+    peers.advance('step 7')
+    with peers.at('the save of step 7'):
+      if watch is watches[1]:
+        peers.wait()
+      watch._exchange()
+  code, why = peers.verdict(
+      watches[0]._peers, 1, now=peers.time.monotonic() + 60, timeout_secs=100,
+      hang_secs=50)
+  assert code == 75
+  assert why.startswith('process 0 (')
+  assert 'it has not moved for 60 s, in the save of step 7, and' in why
+  assert watches[0]._said['doing'] == 'step 7'
+
+
+def test_who_says_something_new_does_not_hang(watches, monkeypatch):
+  """Though the others are further: it examines files, which they know."""
+  a, b = watches
+  _in_the_watch_of(monkeypatch, b)
+  b._exchange()
+  a._exchange()
+  moved = a._peers[1].moved
+  peers.advance('checking image file 7', 0)
+  b._exchange()
+  a._exchange()
+  assert a._peers[1].moved > moved
+
+
+# Process 0 does not come to where process 1 waits for it.
+CODE = '''
+    import sys, time
+    from absl import flags
+    from byol_jax import processes
+
+    flags.FLAGS(sys.argv)
+    processes.join()
+    import jax
+    from byol_jax import peers
+    from byol_jax.training import devices
+    from orbax.checkpoint import multihost
+
+    peers.advance('step 7')
+    devices.any_process(False)
+    with peers.at('the save of step 7'):
+      if not jax.process_index():
+        time.sleep(1000)
+      {wait}
+'''
+
+
+@pytest.mark.parametrize('wait', [
+    'devices.any_process(True)', 'multihost.sync_global_processes("a save")'])
+def test_a_process_that_hangs_between_two_steps_is_named(wait, tmp_path):
+  code = textwrap.dedent(CODE).format(wait=wait)
+  done = processes.run(
+      ['-c', code, '--hang_timeout_secs=3'], tmp_path, timeout=100)
+  for process in done:
+    assert process.code == 75, done
+    assert 'error: process 0 (' in process.err
+    assert 's, in the save of step 7, and the others wait' in process.err

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from byol_jax import quiet_orbax
+
 _CODE = '''
 import asyncio, gc, sys
 from byol_jax import quiet_orbax
@@ -33,3 +35,16 @@ def test_only_reports_to_a_closed_loop_are_left_out():
   assert done.returncode == 1
   assert 'ValueError: of ours' in done.stderr
   assert 'loop is closed' not in done.stderr
+
+
+def test_only_what_orbax_leaves_behind_is_not_shown(monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, 'excepthook', lambda *found: shown.append(found[1]))
+  monkeypatch.setattr(sys, 'unraisablehook', shown.append)
+  quiet_orbax.quieten()
+  error = RuntimeError('Event loop is closed')
+  sys.excepthook(RuntimeError, error, None)
+  assert not shown
+  for other in (RuntimeError('out of memory'), ValueError('ours')):
+    sys.excepthook(type(other), other, None)
+  assert [str(error) for error in shown] == ['out of memory', 'ours']

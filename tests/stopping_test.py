@@ -101,5 +101,6 @@ def test_the_first_leaves_though_the_main_thread_hangs_with_nothing_to_save():
   try:
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=10) == stopping.RUN_AGAIN
+    assert child.stdout.read() == 'SIGTERM: there was nothing to save\n'
   finally:
     child.kill()

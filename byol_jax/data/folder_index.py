@@ -13,6 +13,7 @@ from absl import logging
 from PIL import Image
 from PIL import UnidentifiedImageError
 
+from byol_jax import peers
 from byol_jax.data import cache
 from byol_jax.data import photo
 
@@ -170,6 +171,7 @@ def _examine_all(
       if time.monotonic() - said > _PROGRESS_SECS:
         said = time.monotonic()
         logging.info('Checked %d of %d image files.', count, len(files))
+        peers.advance(f'checking image file {count}', 0)  # others may wait
 
 
 def _examine(

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 from byol_jax.data import cache
+from byol_jax.data import remote
 
 # length: uint64, crc of length: uint32, data, crc of data: uint32.
 HEADER_BYTES, _FOOTER_BYTES = 12, 4
@@ -85,8 +86,9 @@ def index_records(
   missing = [path for path in paths if not tf.io.gfile.exists(path)]
   if missing:
     raise ConfigError(f'{missing[0]}, a file of the dataset, is missing')
-  sizes = [tf.io.gfile.stat(path).length for path in paths]
-  cached = cache.cached_file('records', (paths, sizes), '.npz')
+  states = [remote.state(path) for path in paths]
+  sizes = [size for size, _ in states]
+  cached = cache.cached_file('records', (paths, states), '.npz')
   offsets = _load(cached, len(paths))
   if offsets is None:
     logging.info('Indexing %d TFRecord files.', len(paths))

@@ -117,6 +117,11 @@ def _find(pattern: str, split: str, train_split: str) -> list[str]:
     paths = _candidates(pattern, split, train_split)
   except tf.errors.NotFoundError:
     paths = []
+  except UnicodeDecodeError as error:
+    raise ConfigError(
+        f'tfrecord:{pattern} finds a file whose name TensorFlow cannot read, '
+        f'for it is not UTF-8 ({error.object!r}): rename it'
+    ) from error
   except tf.errors.OpError as error:
     message = ' '.join(error.message.split())
     raise ConfigError(
@@ -224,8 +229,9 @@ def _read_class_names(*folders: str) -> tuple[str, ...] | None:
   for folder in folders:
     listed = os.path.join(folder, 'classes.txt')
     if tf.io.gfile.exists(listed):
-      with tf.io.gfile.GFile(listed) as file:
-        lines = [line.strip() for line in file.read().splitlines()]
+      with tf.io.gfile.GFile(listed, 'rb') as file:
+        text = file.read().decode(errors='replace')
+      lines = [line.strip() for line in text.splitlines()]
       return tuple(line for line in lines if line) or None
   return None
 

@@ -70,7 +70,8 @@ def first_readable(
 class Watch:
   """Counts and names, as batches pass, the examples that were left out.
 
-  Each process counts what it meets itself, from where it started or resumed.
+  Each process names what it meets itself, from where it started or resumed;
+  what else there is, it has to be told.
   """
 
   def __init__(self, source: Source, max_share: float):
@@ -78,17 +79,27 @@ class Watch:
     self._source = source
     self._max_share = max_share
     self._reasons = {}
+    self._told = frozenset()
     self._is_careful = False
 
   @property
   def count(self) -> int:
-    """Different examples that could not be read so far."""
+    """Different examples that this process could not read so far."""
     return len(self._reasons)
 
   @property
   def reasons(self) -> dict[int, str]:
     """Why, in a few words, by index."""
     return dict(self._reasons)
+
+  def tell(self, indices: Iterable[int]) -> None:
+    """Says what other processes, and the run before, could not read.
+
+    Raises:
+      ConfigError: together they are too many by now.
+    """
+    self._told = frozenset(indices)
+    self._check()
 
   def batches(
       self, create: Callable[..., tf.data.Dataset], start_step: int = 0
@@ -146,18 +157,25 @@ class Watch:
   def _add(self, index: int) -> None:
     reason = decoding.problem(self._source, index)
     self._reasons[index] = reason
-    source, count = self._source, self.count
+    source = self._source
     what = f'{source.locate(index)} {reason}'
-    if count <= _MAX_LINES:
+    if self.count <= _MAX_LINES:
       logging.warning(
           '%s, and is left out; %d of the %d examples of %s so far.', what,
-          count, source.num_examples, source.name)
+          self._count_all(), source.num_examples, source.name)
+    self._check(f', the last of them {what}')
+
+  def _count_all(self) -> int:
+    return len(self._told.union(self._reasons))
+
+  def _check(self, last: str = '') -> None:
+    source, count = self._source, self._count_all()
     if count > self._max_share * source.num_examples:
       raise ConfigError(
           f'{count} of the {source.num_examples} examples of {source.name} '
-          f'cannot be read any more, the last of them {what}; that is more '
-          f'than max_bad_image_share={self._max_share:g}: mend the data, or '
-          'raise that share')
+          f'cannot be read any more{last}; that is more than '
+          f'max_bad_image_share={self._max_share:g}: mend the data, or raise '
+          'that share')
 
 
 def _unfinished(

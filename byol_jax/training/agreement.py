@@ -7,6 +7,7 @@ says; and what they could never agree on is said in a line.
 All processes must call each of these functions, in the same order.
 """
 
+from collections.abc import Iterable
 import json
 import secrets
 from typing import Any
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import peers
 
 
 def gather(x: np.ndarray) -> np.ndarray:
@@ -30,6 +32,7 @@ def gather(x: np.ndarray) -> np.ndarray:
   """
   if jax.process_count() == 1:
     return x[np.newaxis]
+  peers.wait()
   # As bytes, for JAX has no types of 64 bits.
   shares = np.asarray(multihost_utils.process_allgather(
       np.frombuffer(x.tobytes(), np.uint8)))
@@ -40,6 +43,18 @@ def gather(x: np.ndarray) -> np.ndarray:
 def total(x: np.ndarray) -> np.ndarray:
   """The sum of all processes' arrays, added in their order."""
   return gather(x).sum(axis=0)
+
+
+def union(indices: Iterable[int]) -> list[int]:
+  """What is among those of any process, in order."""
+  mine = np.array(sorted(indices), np.int64)
+  with jax.transfer_guard('allow'):  # of a step, where this is rare
+    counts = gather(np.array(len(mine)))
+    if not counts.any():
+      return []
+    rows = gather(np.pad(mine, (0, counts.max() - len(mine))))
+  return np.unique(np.concatenate([
+      row[:count] for row, count in zip(rows, counts, strict=True)])).tolist()
 
 
 def of_first(value: Any) -> Any:

@@ -17,6 +17,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from byol_jax import peers
+
 AXIS_NAME = 'batch'
 
 
@@ -163,6 +165,7 @@ def any_process(flag: bool) -> bool:
   """Whether it is true in any process; all must ask, in the same order."""
   if jax.process_count() == 1:
     return flag
+  peers.wait()
   totals = _summer()(ballot([flag]))
   return bool(jax.device_get(totals.addressable_data(0))[0])
 

@@ -159,6 +159,8 @@ class Loop:
     self._stopwatch = stopwatch
     self._all_asked = False  # whether any process was, as all know
     self._cast = self._ballot = None
+    self._met = 0  # unreadable images, as the processes count them each
+    setup.unreadable.tell(note['unreadable_examples'])
 
   def run(self, state: state_lib.TrainState) -> state_lib.TrainState:
     """Trains to the end.
@@ -227,10 +229,21 @@ class Loop:
     return self._ballot
 
   def _count(self, totals: np.ndarray) -> dict[str, float]:
-    """Whether any process was asked to stop; images that none could read."""
-    asked, unreadable = totals.tolist()
+    """Whether any process was asked to stop; images that cannot be read.
+
+    Raises:
+      ConfigError: the latter are too many of all, in all processes alike.
+    """
+    asked, met = totals.tolist()
     self._all_asked = self._all_asked or asked > 0
-    return {'data/unreadable_images': unreadable} if unreadable else {}
+    found = self._note['unreadable_examples']
+    if met != self._met:  # in several processes the same ones, perhaps
+      self._met = met
+      found = sorted({
+          *found, *agreement.union(self._setup.unreadable.reasons)})
+      self._note['unreadable_examples'] = found
+      self._setup.unreadable.tell(found)
+    return {'data/unreadable_images': len(found)} if found else {}
 
   def _must_stop(self) -> bool:
     """The same answer in all processes, at the same step."""
@@ -256,7 +269,7 @@ class Loop:
 
   def _evaluate(self, step: int, state: state_lib.TrainState) -> None:
     """Periodic figures; the time they take is not the training's."""
-    with self._journal.pause():
+    with self._journal.pause(), peers.at(f'the evaluation of step {step}'):
       try:
         found = dict(self._setup.evaluate(state, self._check_asked))
       except _Interrupted:
@@ -266,12 +279,11 @@ class Loop:
 
   def _check_asked(self) -> None:
     """Called for every batch of an evaluation, by all processes alike."""
-    peers.advance('an evaluation')
     if devices.any_process(self._asked.requested):
       raise _Interrupted
 
   def _save(self, step: int, state: state_lib.TrainState) -> None:
-    with self._journal.pause():
+    with self._journal.pause(), peers.at(f'the save of step {step}'):
       self._journal.flush()  # rows before a checkpoint are not made again
       save = self._checkpoints.save
       if step == self._setup.total_steps:
@@ -288,12 +300,13 @@ class Loop:
   ) -> None:
     """Saves this very step, in all processes, and raises `Preempted`."""
     self._note['evaluation_due'] |= evaluation_due
-    self._journal.flush()
-    self._checkpoints.wait()
-    if self._checkpoints.latest_step() != step:
-      self._checkpoints.save(step, state, self._note_of(step))
-    is_saved = self._checkpoints.wait()
-    devices.sync('stopped')  # none may leave while another still writes
+    with peers.at(f'the save of step {step}'):
+      self._journal.flush()
+      self._checkpoints.wait()
+      if self._checkpoints.latest_step() != step:
+        self._checkpoints.save(step, state, self._note_of(step))
+      is_saved = self._checkpoints.wait()
+      devices.sync('stopped')  # none may leave while another still writes
     what = 'saved' if is_saved else 'not saved'
     raise stopping.Preempted(
         f'stopped after step {step}, {what}; run the same command again to go '

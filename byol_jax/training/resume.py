@@ -16,6 +16,8 @@ _CONTINUED = {
     'examples_seen': 0, 'seconds': 0.0, 'wall_seconds': 0.0,
     # Places in the order of batches that are left out, see on_nonfinite.
     'skipped_batches': [],
+    # Indices of those that any process could not read.
+    'unreadable_examples': [],
     # Whether the evaluation at this step was not made, or not to its end.
     'evaluation_due': False,
 }

@@ -6,7 +6,8 @@ Takes the flags of `byol_jax.pretrain`; what is to happen is said by variables
 of the environment, each of which may be absent:
 
     CHAOS_HANG_WHERE=DIR     stop reading data, for ever, when DIR/PROCESS is
-                             there; it is removed
+                             there; it is removed. DIR/PROCESS.saving: where
+                             a save begins
     CHAOS_NAN_PLACES=50,60   batches at these places of the order hold NaN
     CHAOS_LEAVE_OUT=50,60    batches at these places are left out from the start
     CHAOS_CLOCK=SECONDS      every so many, the clock jumps by a year, back and
@@ -47,13 +48,13 @@ class _Dataset:
       yield batch
 
 
-def _hang_if_told() -> None:
+def _hang_if_told(when: str = '') -> None:
   where = os.environ.get('CHAOS_HANG_WHERE')
   if not where:
     return
   me = next((argument.partition('=')[2] for argument in sys.argv
              if argument.startswith('--process_id=')), '0')
-  sign = pathlib.Path(where, me)
+  sign = pathlib.Path(where, f'{me}{when}')
   if sign.exists():
     sign.unlink()
     while True:
@@ -69,6 +70,17 @@ def _afflict_data() -> None:
         create(*args, start_step=start_step, **kwargs), start_step)
 
   pipeline.create_train_dataset = create_afflicted
+
+
+def _afflict_saves() -> None:
+  from byol_jax.training import journal
+  flush = journal.Journal.flush
+
+  def flush_or_hang(self: journal.Journal) -> None:
+    _hang_if_told('.saving')
+    flush(self)
+
+  journal.Journal.flush = flush_or_hang
 
 
 def _leave_out(places: list[int]) -> None:
@@ -118,6 +130,8 @@ def main() -> None:
   if places := _places('CHAOS_LEAVE_OUT'):
     _leave_out(places)
   _afflict_data()
+  if os.environ.get('CHAOS_HANG_WHERE'):
+    _afflict_saves()
   runpy.run_module('byol_jax.pretrain', run_name='__main__', alter_sys=True)
 
 

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 
-from byol_jax import quiet_orbax
 from tests.chaos import __main__ as chaos
 from tests.chaos import disks
 from tests.chaos import kills
@@ -85,19 +84,6 @@ def test_one_bit_is_another_end(monkeypatch):
   runs.expect_same_state('a', 'a')
   with pytest.raises(runs.FailedError, match='w differs'):
     runs.expect_same_state('a', 'b')
-
-
-def test_only_what_orbax_leaves_behind_is_not_shown(monkeypatch):
-  shown = []
-  monkeypatch.setattr(sys, 'excepthook', lambda *found: shown.append(found[1]))
-  monkeypatch.setattr(sys, 'unraisablehook', shown.append)
-  quiet_orbax.quieten()
-  error = RuntimeError('Event loop is closed')
-  sys.excepthook(RuntimeError, error, None)
-  assert not shown
-  for other in (RuntimeError('out of memory'), ValueError('ours')):
-    sys.excepthook(type(other), other, None)
-  assert [str(error) for error in shown] == ['out of memory', 'ours']
 
 
 def test_a_killed_run_ends_bit_identical(lab):

@@ -43,7 +43,10 @@ def rot_for_two(lab: Lab) -> Iterator[Survived]:
   _expect_named(pair[0].text + pair[1].text, gone)
   newest = runs.newest_step(workdir)
   runs.expect(newest == _STEPS, f'ended at step {newest}')
-  yield Survived(f'{len(gone)} of {_COUNT} files; both made all {_STEPS} steps')
+  _expect_counted(workdir, len(gone))
+  yield Survived(
+      f'{len(gone)} of {_COUNT} files, each counted once; both made all '
+      f'{_STEPS} steps')
 
 
 def bomb(lab: Lab) -> Iterator[Survived]:

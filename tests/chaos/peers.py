@@ -15,21 +15,22 @@ _PEER_SECS, _HANG_SECS = 8, 40
 # For the verdict to be reached, said, and obeyed.
 _SLACK_SECS = 12
 _LIMITS = {
-    'killed': _PEER_SECS, 'frozen': _PEER_SECS, 'hanging': _HANG_SECS}
+    'killed': _PEER_SECS, 'frozen': _PEER_SECS, 'hanging': _HANG_SECS,
+    'hanging while saving': _HANG_SECS}
 _FLAGS = '--config.total_steps=120', f'--peer_timeout_secs={_PEER_SECS}'
 # Only where one hangs: on a busy machine others compile for as long.
 _HANG_FLAG = f'--hang_timeout_secs={_HANG_SECS}'
 
 
 def lost(lab: Lab) -> Iterator[Survived]:
-  """One run, troubled six times, each time begun again as a launcher does."""
+  """One run, troubled eight times, each time begun again as a launcher does."""
   workdir, signs = lab.folder('lost'), lab.folder('signs')
   signs.mkdir()
   troubles = [(how, who) for how in _LIMITS for who in (1, 0)]
   done, saved, begun = [], [], []
   for how, who in troubles[:1] if lab.is_short else troubles:
     pair = lab.two_under_way(
-        workdir, 5, *_FLAGS, *([_HANG_FLAG] if how == 'hanging' else ()),
+        workdir, 5, *_FLAGS, *([_HANG_FLAG] if 'hanging' in how else ()),
         module='tests.chaos.afflicted', env={'CHAOS_HANG_WHERE': str(signs)})
     begun.append(runs.first_step(pair[0]))
     before = runs.newest_step(workdir)
@@ -52,8 +53,8 @@ def _trouble(
     pair: list[Run], how: str, who: int, signs: pathlib.Path) -> float:
   """Causes it; the seconds until the other process has named it and left."""
   other = pair[1 - who]
-  if how == 'hanging':
-    (signs / str(who)).touch()
+  if 'hanging' in how:
+    (signs / f'{who}{".saving" if "saving" in how else ""}').touch()
   else:
     pair[who].signal(signal.SIGKILL if how == 'killed' else signal.SIGSTOP)
   secs = other.ends(runs.RUN_AGAIN, _LIMITS[how] + _SLACK_SECS)

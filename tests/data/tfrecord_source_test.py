@@ -1,6 +1,7 @@
 """TFRecord files that others wrote: found, indexed, labelled, damaged."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from byol_jax import config as config_lib
 from byol_jax.config import ConfigError
 from byol_jax.data import examples
 from byol_jax.data import pipeline
+from byol_jax.data import records
 from byol_jax.data import sources
 from byol_jax.data import unreadable
 
@@ -92,6 +94,28 @@ def test_class_names_spare_the_counting(tmp_path, caplog):
     source = _open(tmp_path)
   assert source.num_classes == 5 and source.class_names[1] == 'a'
   assert 'to count their classes' not in caplog.text
+
+
+def test_a_shard_that_was_written_anew_is_indexed_anew(tmp_path):
+  """Of the same size, with its records elsewhere."""
+  path, lengths = tmp_path / 'train', [3, 8, 5]
+  for order in lengths, lengths[::-1]:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for length in order:
+        writer.write(bytes(length))
+    (index,) = records.index_records([str(path)])
+    assert index.length.tolist() == order
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+  """Of classes they are only shown; of files TensorFlow cannot read them."""
+  _write(tmp_path)
+  (tmp_path / 'classes.txt').write_bytes(b'none\na\nb\xff\nc\nd\n')
+  assert _open(tmp_path).class_names == ('none', 'a', 'b\ufffd', 'c', 'd')
+  (tmp_path / os.fsdecode(b'train-\xff')).touch()
+  for place in tmp_path, f'{tmp_path}/train-*':
+    with pytest.raises(ConfigError, match=r'not UTF-8 \(.*xff.*\): rename it'):
+      _open(place)
 
 
 def test_other_names_and_no_labels(tmp_path):

@@ -148,6 +148,20 @@ def test_too_many_end_the_run_with_a_line(source, config, files):
     list(watch.batches(_create(source, config)))
 
 
+def test_what_others_and_earlier_runs_met_counts_too(
+    source, config, files, caplog):
+  _spoil(files)
+  watch = unreadable.Watch(source, 0.3)
+  watch.tell([3, 7])
+  assert watch.count == 0
+  with pytest.raises(ConfigError, match='4 of the 10 examples'):
+    list(watch.batches(_create(source, config)))
+  assert '3 of the 10 examples' in caplog.text
+  with pytest.raises(ConfigError, match=(
+      '4 of the 10 examples of folder:.* cannot be read any more; that is')):
+    unreadable.Watch(source, 0.3).tell([1, 2, 3, 4])
+
+
 def test_a_lost_disk_is_a_clear_line(source, config, files):
   for path in files:
     path.unlink()

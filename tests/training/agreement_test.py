@@ -71,6 +71,8 @@ CODE = '''
     for name in 'copies', 'others':
       config.data = f'folder:{{folder}}/of{{me}}/{{name}}'
       say(slip(subject.open_sources, config))
+    say([agreement.union([]), agreement.union([9, 2**40, 3][:2 * me]),
+         agreement.union([5, 7 - me])])
 '''
 
 
@@ -140,9 +142,14 @@ def test_a_host_that_holds_other_images_is_named(found):
     assert 'of process 1 differs from that of process 0: [2, "' in said[11]
 
 
+def test_what_several_found_counts_once(found):
+  assert [said[12] for said in found] == [[[], [9, 2**40], [5, 6, 7]]] * 2
+
+
 def test_alone_nothing_is_asked():
   np.testing.assert_array_equal(agreement.gather(np.arange(3)), [[0, 1, 2]])
   assert agreement.total(np.array(7)) == 7
+  assert agreement.union({5, 3}) == [3, 5]
   value = object()
   assert agreement.of_first(value) is value
   agreement.check_same('it', value)

@@ -12,6 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from byol_jax import config as config_lib
@@ -380,6 +381,38 @@ def test_rewinding_leaves_out_the_batch_and_nothing_else(
     _assert_equal(expected, _pretrain(config, tmp_path / name, tiny_encoder))
     assert _without_clock(tmp_path / name) == _without_clock(
         tmp_path / 'without')
+
+
+def test_a_resumed_run_goes_on_counting_what_cannot_be_read(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """Also what can be read again by then."""
+  config = tiny_config
+  config.data, config.test_split = f'folder:{tmp_path}/images', ''
+  config.cache_bytes, config.max_bad_image_share = 0, 0.1
+  folder = tmp_path / 'images' / 'train' / 'a'
+  folder.mkdir(parents=True)
+  for n in range(64):
+    Image.new('RGB', (8, 8), (n, n, n)).save(folder / f'{n:02}.png')
+  set_up = setup_lib.set_up
+
+  def lose(name):
+    def set_up_and_lose(*args):
+      setup = set_up(*args)
+      (folder / name).rename(tmp_path / name)
+      return setup
+    monkeypatch.setattr(setup_lib, 'set_up', set_up_and_lose)
+
+  lose('07.png')
+  with monkeypatch.context() as patch:
+    _killed_at(patch, 6)
+    with pytest.raises(_Killed):
+      _pretrain(config, tmp_path / 'run', tiny_encoder)
+  (tmp_path / '07.png').rename(folder / '07.png')
+  lose('09.png')
+  _pretrain(config, tmp_path / 'run', tiny_encoder)
+  counts = [row['data/unreadable_images'] for row in _rows(tmp_path / 'run')
+            if 'train/loss' in row and row['step'] >= 4]
+  assert counts[0] == 1 and counts[-1] == 2
 
 
 @pytest.mark.usefixtures('_set_up_once')

@@ -11,6 +11,7 @@ import jax
 from byol_jax.data import preview_grid
 from byol_jax.evaluation import collapse
 from byol_jax.training import first_step as first_step_lib
+from byol_jax.training import input_wait
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import setup as setup_lib
 
@@ -42,6 +43,8 @@ class Journal:
     self._stopwatch = stopwatch
     self._views_due = not first_step
     self._figures_once = {}  # for the next row alone
+    self.input_wait = input_wait.InputWait()
+    self._is_advised = False
     if self._is_silent:
       return
     self._progress = metrics_lib.Progress(first_step, setup.total_steps)
@@ -97,6 +100,7 @@ class Journal:
     is_first = self._window is None
     if is_first:
       self._window = (step, time.monotonic())
+      self.input_wait.take_seconds()
     if not self._is_silent:
       self._progress.advance(step)
       if is_first:
@@ -119,11 +123,15 @@ class Journal:
     first, since = self._window or (step, now)
     self._window = (step, now)
     self.seconds += now - since
+    waited = self.input_wait.take_seconds()
     if self._is_silent:
       return
     rate = (step - first) * batch_size / max(now - since, 1e-9)
     if step > first:
-      metrics |= {'perf/images_per_second': rate}
+      share = min(waited / (now - since), 1.0)
+      metrics |= {'perf/images_per_second': rate,
+                  'perf/input_wait_share': share}
+      self._advise(share)
     self._writer.write(
         step, metrics | {'perf/seconds': self.seconds} | self._figures_once)
     self._figures_once = {}
@@ -134,6 +142,12 @@ class Journal:
         seconds_left=(self._setup.total_steps - step) * batch_size
         / max(rate, 1e-9))
     self._watch_for_collapse(step, metrics)
+
+  def _advise(self, share: float) -> None:
+    """Says once that the input is too slow."""
+    if share > input_wait.WORTH_A_LINE and not self._is_advised:
+      self._is_advised = True
+      self.say(input_wait.advice(share, self._config.augment.device))
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """Writes a row and says nothing."""
@@ -180,6 +194,7 @@ class Journal:
 
   def close(self) -> None:
     """Ends the live line, and the files."""
+    self.input_wait.close()
     if not self._is_silent:
       self._progress.close()
       self._writer.close()

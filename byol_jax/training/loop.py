@@ -210,9 +210,10 @@ class Loop:
         self._save(step, state)
       if step == total_steps:
         break
-      batch, votes = next(batches), self._votes()
+      batch, votes = self._journal.input_wait.take(batches), self._votes()
       with jax.transfer_guard('disallow'):
         state, metrics, totals = self._setup.p_train_step(state, batch, votes)
+        self._journal.input_wait.started(totals)
         pending, previous = (step + 1, metrics, totals), pending
         self._log(previous)
       self._asked.at_once = False  # from now on there is something to save

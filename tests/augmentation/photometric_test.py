@@ -45,6 +45,24 @@ def test_the_host_sends_bytes(batches, made):
   np.testing.assert_array_equal(cropped['index'], whole['index'])
 
 
+def test_what_the_host_sends_depends_on_the_position_alone(config):
+  """Resumed, or shared by processes."""
+  source = arrays.create_fake_source('64', 'train', 32)
+
+  def batches(**options):
+    return list(pipeline.create_train_dataset(
+        source, config, total_steps=3, on_device=True, **options
+    ).as_numpy_iterator())
+
+  whole = batches()
+  jax.tree.map(
+      np.testing.assert_array_equal, batches(start_step=2), whole[2:])
+  parts = [batches(process_index=i, process_count=2) for i in range(2)]
+  joined = [jax.tree.map(lambda *x: np.concatenate(x), *both)
+            for both in zip(*parts, strict=True)]
+  jax.tree.map(np.testing.assert_array_equal, joined, whole)
+
+
 @pytest.mark.parametrize('view', [0, 1])
 def test_of_equal_pixels_both_make_equal_views(config, batches, made, view):
   settings = config.augment[f'view{view + 1}']

@@ -14,7 +14,8 @@ from byol_jax.augmentation import operations
 
 
 def photometric(
-    image: jax.Array, draws: jax.Array, settings: ml_collections.ConfigDict
+    image: jax.Array, draws: jax.Array, settings: ml_collections.ConfigDict,
+    blur: Callable[..., jax.Array] = operations.gaussian_blur,
 ) -> jax.Array:
   """Colour jitter, grayscale, blur, solarize, clip: the original's.
 
@@ -24,6 +25,7 @@ def photometric(
     image: float32 [3, H, W] in [0, 1]: one crop, flipped or not.
     draws: float32 [draws.COUNT] in [0, 1), its view's.
     settings: a view's config.
+    blur: `gaussian_blur`, or another that does the same.
 
   Returns:
     float32 [H, W, 3] in [0, 1].
@@ -35,7 +37,7 @@ def photometric(
       (columns.JITTER, settings.jitter_prob if parameters else 0.0,
        lambda x: operations.color_jitter(x, order, parameters)),
       (columns.GRAYSCALE, settings.grayscale_prob, operations.to_grayscale),
-      (columns.BLUR, settings.blur_prob, lambda x: operations.gaussian_blur(
+      (columns.BLUR, settings.blur_prob, lambda x: blur(
           x, low + draws[columns.SIGMA] * (high - low))),
       (columns.SOLARIZE, settings.solarize_prob, lambda x: operations.solarize(
           x, settings.solarize_threshold)))
@@ -64,8 +66,9 @@ def make_views_fn(config: ml_collections.ConfigDict) -> Callable[
       crops: jax.Array, draws: jax.Array, settings: ml_collections.ConfigDict
   ) -> jax.Array:
     planes = jnp.transpose(crops, (0, 3, 1, 2)).astype(jnp.float32) / 255.0
-    return jax.vmap(functools.partial(photometric, settings=settings))(
-        planes, draws)
+    return jax.vmap(functools.partial(
+        photometric, settings=settings,
+        blur=operations.gaussian_blur_by_matrix))(planes, draws)
 
   def make_views(batch: dict[str, Any]) -> dict[str, Any]:
     rest = dict(batch)

@@ -27,11 +27,12 @@ _OPS = {
     'saturation': operations.adjust_saturation,
     'hue': operations.adjust_hue,
     'blur': operations.gaussian_blur,
+    'matrixblur': operations.gaussian_blur_by_matrix,
 }
 _CASES = [
     'brightness_0.3', 'brightness_-0.4', 'contrast_0.6', 'contrast_1.4',
     'saturation_0.8', 'saturation_1.2', 'hue_-0.1', 'hue_0.07', 'blur_0.1',
-    'blur_0.5', 'blur_1.0', 'blur_2.0']
+    'blur_0.5', 'blur_1.0', 'blur_2.0', 'matrixblur_0.5', 'matrixblur_2.0']
 
 
 def _images(size: int) -> np.ndarray:
@@ -43,6 +44,7 @@ def _assert_golden(images, size: int, name: str):
   if size == 224:  # only some rows and columns were recorded
     kept = _GOLDEN['idx224']
     images = images[:, kept][:, :, kept]
+  name = name.removeprefix('matrix')
   np.testing.assert_allclose(
       images, _GOLDEN[f's{size}/{name}'], rtol=0, atol=_TOLERANCE)
 
@@ -146,7 +148,7 @@ _REFERENCES = {
     'saturation': lambda x, p: _numpy_hsv(
         x, lambda h, s, v: (h, min(s * p, 1.0), v)),
     'hue': lambda x, p: _numpy_hsv(x, lambda h, s, v: ((h + p) % 1, s, v)),
-    'blur': _numpy_blur,
+    'blur': _numpy_blur, 'matrixblur': _numpy_blur,
 }
 
 
@@ -154,7 +156,7 @@ _REFERENCES = {
 @pytest.mark.parametrize(
     'kind, value', [('brightness', 0.1), ('contrast', 0.3),
                     ('saturation', 3.0), ('saturation', 0.0), ('hue', 0.4),
-                    ('hue', -0.5), ('blur', 0.7)])
+                    ('hue', -0.5), ('blur', 0.7), ('matrixblur', 0.7)])
 def test_operation_on_hostile_pixels_is_numpy_s(kind, value, run):
   rng = np.random.default_rng(0)
   images = rng.random((2, 31, 21, 3), np.float32)

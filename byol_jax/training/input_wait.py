@@ -11,6 +11,7 @@ import jax
 
 # Of the time; more than that is worth a line.
 WORTH_A_LINE = 0.1
+SECONDS_TO_JUDGE = 30.0
 
 
 class InputWait:
@@ -76,5 +77,5 @@ def advice(share: float, on_device: bool) -> str:
         '--config.augment.device=True has the devices do half of what the '
         'input does')
   return (
-      f'WARNING: the devices wait for images {100 * share:.0f} % of the time: '
+      f'note: the devices wait for images {100 * share:.0f} % of the time: '
       f'{todo} (docs/performance.md)')

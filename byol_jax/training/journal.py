@@ -44,6 +44,8 @@ class Journal:
     self._views_due = not first_step
     self._figures_once = {}  # for the next row alone
     self.input_wait = input_wait.InputWait()
+    self._seconds_waited = 0.0  # since this was made, as what follows
+    self._seconds_here = 0.0
     self._is_advised = False
     if self._is_silent:
       return
@@ -131,7 +133,7 @@ class Journal:
       share = min(waited / (now - since), 1.0)
       metrics |= {'perf/images_per_second': rate,
                   'perf/input_wait_share': share}
-      self._advise(share)
+      self._advise(waited, now - since)
     self._writer.write(
         step, metrics | {'perf/seconds': self.seconds} | self._figures_once)
     self._figures_once = {}
@@ -143,9 +145,13 @@ class Journal:
         / max(rate, 1e-9))
     self._watch_for_collapse(step, metrics)
 
-  def _advise(self, share: float) -> None:
-    """Says once that the input is too slow."""
-    if share > input_wait.WORTH_A_LINE and not self._is_advised:
+  def _advise(self, waited: float, seconds: float) -> None:
+    """Says once that the input is too slow; not of a run of moments."""
+    self._seconds_waited += waited
+    self._seconds_here += seconds
+    share = self._seconds_waited / self._seconds_here
+    if (share > input_wait.WORTH_A_LINE and not self._is_advised
+        and self._seconds_here > input_wait.SECONDS_TO_JUDGE):
       self._is_advised = True
       self.say(input_wait.advice(share, self._config.augment.device))
 

@@ -10,8 +10,8 @@ import pytest
 
 from byol_jax import config as config_lib
 from byol_jax.data import pipeline
+from byol_jax.data import render
 from byol_jax.data import sources
-from byol_jax.data import views
 
 import tensorflow as tf  # isort: skip
 import tensorflow_datasets as tfds  # isort: skip
@@ -98,7 +98,7 @@ def open_source(tmp_path_factory):
 @pytest.fixture
 def config(monkeypatch):
   # Colours have their own tests, and take most of the time to trace.
-  monkeypatch.setattr(views, 'photometric', lambda crops, *_: crops)
+  monkeypatch.setattr(render, 'make_view', lambda _: render.IMAGE)
   config = config_lib.get_base_config()
   config.image_size, config.batch_size = 8, _BATCH
   return config

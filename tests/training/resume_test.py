@@ -29,7 +29,7 @@ def test_free_fields_are_told(note, field, value, caplog):
   config = config_lib.from_dict(saved['config'])
   config_lib.set_field(config, field, value)
   saved['config'] = config_lib.to_dict(config)
-  with caplog.at_level('INFO'):
+  with caplog.at_level('INFO', logger='absl'):
     _check(saved, note)
   assert f'changed since the last save: {field}: {value!r}' in caplog.text
 

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -29,7 +30,6 @@ def _start(workdir, layout):
        f'--workdir={workdir}', '--config.data=fake:256',
        '--config.resnet.width=0.0625', '--config.batch_size=16',
        '--config.total_steps=20', '--config.warmup_steps=5',
-       '--config.seed=1',  # no ReLU is as near to zero as rounding
        '--config.checkpoint_every_steps=100',
        '--config.evaluate_every_steps=20', '--config.log_every_steps=1',
        '--config.evaluate_batch_size=64', '--config.final_protocols=()'],
@@ -72,10 +72,17 @@ def _assert_same(workdir, other):
   assert len(losses) == 20
   np.testing.assert_allclose(losses, _losses(other), rtol=RELATIVE)
   a, b = (checkpoint.restore_workdir(str(path))[2] for path in (workdir, other))
-  for (path, x), y in zip(
-      jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_allclose(
-        x, y, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+  assert a.step == b.step == 20
+  for name in ('online_params', 'target_params', 'online_batch_stats',
+               'target_batch_stats'):
+    chex.assert_trees_all_close(
+        getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-5)
+  # One ReLU that rounding flips moves a gradient of so small a network by a
+  # hundredth: those of the last steps, which momentum holds.
+  momentum, other = (
+      np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x.opt_state)])
+      for x in (a, b))
+  assert np.linalg.norm(momentum - other) < 0.02 * np.linalg.norm(other)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -61,14 +61,24 @@ def test_outside_the_main_thread_nothing_is_asked():
 
 
 # A C function that holds the main thread, and goes on waiting after a signal
-# without a moment of Python in between, as a wait for a collective does.
+# without a moment of Python in between, as a wait for a collective does. The
+# C library writes a 2 into a mutex that somebody waits for: only then the
+# thread says so, for before the main thread would still see a signal.
 CODE = '''
 import ctypes
+import threading
+import time
 from byol_jax import stopping
 lock = ctypes.CDLL(None).pthread_mutex_lock
 mutex = ctypes.create_string_buffer(64)
-with stopping.requests(at_once={at_once}):
+
+def tell():
+  while mutex.raw[0] != 2:
+    time.sleep(0.01)
   print('ready', flush=True)
+
+with stopping.requests(at_once={at_once}):
+  threading.Thread(target=tell, daemon=True).start()
   lock(mutex)
   lock(mutex)  # which is locked already: for ever
 '''

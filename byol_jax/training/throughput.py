@@ -51,7 +51,7 @@ def measure_input(
 def measure_step(
     setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
   """Images per second of the step alone."""
-  run = _step_runner(setup, steps)
+  run = make_step_runner(setup, steps)
   run()  # compiles
   flops = cost.step_flops(setup.network, setup.config)
   return _rates(
@@ -62,7 +62,7 @@ def measure_step(
 def measure_loop(
     setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
   """The loop and the step in turn; `loop_over_step` is the ratio of times."""
-  run_step = _step_runner(setup, steps)
+  run_step = make_step_runner(setup, steps)
   run_step()
   step_secs, loop_secs = [], []
   for _ in range(windows):
@@ -113,7 +113,9 @@ def measure_save(
           x.nbytes for x in jax.tree.leaves(setup.create_state())) / 1e6}
 
 
-def _step_runner(setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
+def make_step_runner(
+    setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
+  """What takes some steps on one batch, and waits for them."""
   state = devices.replicate(setup.create_state())
   batch = devices.shard(_synthetic_batch(setup))
   votes = devices.ballot((False, 0))

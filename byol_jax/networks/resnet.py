@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from byol_jax.networks import convolution
 from byol_jax.networks import initializers
 from byol_jax.networks import normalization as normalization_lib
+from byol_jax.networks import pooling
 
 # Blocks in each of the four groups.
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -156,7 +157,7 @@ class ResNet(nn.Module):
     x = norm(name='stem_norm')(x, train=train)
     x = nn.relu(x)
     if self.stem == 'imagenet':
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=_pads(3, self.padding))
+      x = pooling.max_pool(x, 3, 2, _pads(3, self.padding))
 
     for group, num_blocks in enumerate(blocks):
       channels = base * 2**group * (4 if bottleneck else 1)

@@ -13,7 +13,9 @@ from byol_jax.networks import convolution
 SHAPES = [
     (8, 3, 4, 7, 2), (8, 3, 4, 3, 2), (8, 4, 4, 3, 1), (8, 4, 6, 1, 1),
     (8, 4, 6, 1, 2), (7, 4, 6, 3, 2), (4, 4, 4, 3, 2), (2, 4, 4, 3, 1),
-    (1, 4, 4, 3, 1)]
+    (1, 4, 4, 3, 1),
+    # Enough channels for products tap by tap; an odd map for those.
+    (8, 16, 4, 3, 2), (7, 16, 4, 3, 2)]
 
 
 def _args(height, inputs, outputs, kernel):
@@ -60,8 +62,8 @@ def test_small_pictures_become_matrix_products():
         padding='SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
     return str(jax.make_jaxpr(conv)(*_args(height, 4, 4, kernel)))
 
-  assert 'dot_general' in primitives(2, 3, 1)
-  assert 'dot_general' in primitives(8, 1, 1)
+  assert 'rows_times_matrix' in primitives(2, 3, 1)
+  assert 'rows_times_matrix' in primitives(8, 1, 1)
   assert 'conv_general_dilated' in primitives(8, 3, 1)
 
 
@@ -84,7 +86,63 @@ def test_for_any_platform_there_are_convolutions_alone():
   conv = functools.partial(
       convolution.conv_general_dilated, window_strides=(1, 1), padding='SAME',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  assert 'dot_general' in primitives(lambda a, b: conv(a, b))
+  assert 'rows_times_matrix' in primitives(lambda a, b: conv(a, b))
   with convolution.for_any_platform():
     assert primitives(lambda a, b: conv(a, b)) == {'conv_general_dilated'}
-  assert 'dot_general' in primitives(lambda a, b: conv(a, b))
+  assert 'rows_times_matrix' in primitives(lambda a, b: conv(a, b))
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_mapped_over_views_equals_lax(shape):
+  """The step maps over views, within what it takes the gradient of."""
+  height, inputs, outputs, kernel, stride = shape
+  rhs = _args(height, inputs, outputs, kernel)[1]
+  views = jax.random.normal(
+      jax.random.key(2), (2, 3, height, height, inputs))
+
+  def mapped(conv):
+    one = functools.partial(
+        conv, window_strides=(stride, stride), padding='SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return _with_gradients(
+        lambda views, rhs: jax.vmap(one, (0, None))(views, rhs), (views, rhs))
+
+  for a, b in zip(
+      *map(mapped, (convolution.conv_general_dilated,
+                    lax.conv_general_dilated)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(8, 16, 4, 3, 2), (2, 4, 4, 3, 1)])
+def test_second_and_forward_derivatives_equal_lax(shape):
+  height, inputs, outputs, kernel, stride = shape
+  args = _args(height, inputs, outputs, kernel)
+
+  def derivatives(conv):
+    def scalar(lhs, rhs):
+      out = conv(
+          lhs, rhs, window_strides=(stride, stride), padding='SAME',
+          dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      return (out ** 3).mean()
+    return jax.jvp(jax.grad(scalar, argnums=(0, 1)), args, args)[1]
+
+  for a, b in zip(
+      *map(derivatives, (convolution.conv_general_dilated,
+                         lax.conv_general_dilated)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_mapped_products_do_not_transpose_activations():
+  """What `lax.dot` would do; see `_product`."""
+  views, rhs = np.ones((2, 8, 4, 4, 64), np.float32), np.ones(
+      (1, 1, 64, 32), np.float32)
+
+  def loss(rhs, views):
+    out = jax.vmap(lambda images: convolution.conv_general_dilated(
+        images, rhs, (1, 1), 'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC')))(views)
+    return (out ** 2).sum()
+
+  text = jax.jit(jax.grad(loss)).lower(rhs, views).as_text()
+  transposed = [line for line in text.splitlines() if 'transpose' in line]
+  assert not any('x8x4x4' in line or '256x' in line for line in transposed)

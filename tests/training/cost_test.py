@@ -18,8 +18,7 @@ from byol_jax.training import step as step_lib
 def _setup(encoder, size, monkeypatch):
   # As on an accelerator: XLA counts no padding in a convolution, but does in
   # a matrix product over patches.
-  monkeypatch.setattr(
-      convolution, '_prefers_matmul', lambda *_: False)
+  monkeypatch.setattr(convolution, 'is_for_cpu', lambda: False)
   config = config_lib.get_base_config()
   config.encoder, config.image_size = encoder, size
   return config, network_lib.create_network(config, 1000)

@@ -115,7 +115,7 @@ def _lowering(monkeypatch, request):
   fault: there the matrix products that a CPU prefers are held to 1e-6.
   """
   if 'float64' not in request.node.name:
-    monkeypatch.setattr(convolution, '_prefers_matmul', lambda *_: False)
+    monkeypatch.setattr(convolution, 'is_for_cpu', lambda: False)
 
 
 @functools.lru_cache

@@ -81,10 +81,10 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.augment.view2 = get_view_config()
   config.augment.view2.blur_prob = 0.1
   config.augment.view2.solarize_prob = 0.2
-  # Subtracted and divided by, per channel, of images in [0, 1].
   # Where colours, blur and solarization are made: True: in the step. The host
   # then crops, flips and sends bytes. Pixels differ by their rounding.
   config.augment.device = False
+  # Subtracted and divided by, per channel, of images in [0, 1].
   config.augment.mean = (0.485, 0.456, 0.406)
   config.augment.std = (0.229, 0.224, 0.225)
 
@@ -119,6 +119,10 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.batch_norm_momentum = 0.9  # weight of the old running statistics
   config.batch_statistics = 'per_view'  # per_view | joined
   config.compute_dtype = 'float32'  # float32 | bfloat16, of the encoder
+  # What the encoder computes again for its gradient instead of keeping it:
+  # none | norm (normalisation and ReLU) | block (whole residual blocks). See
+  # docs/performance.md for what each costs.
+  config.remat = 'none'
 
   # The method.
   config.target = 'ema'  # ema | stop_gradient | online
@@ -353,6 +357,7 @@ _CHOICES = {
     'predictor_norm': NORMS,
     'batch_statistics': ('per_view', 'joined'),
     'compute_dtype': ('float32', 'bfloat16'),
+    'remat': ('none', 'norm', 'block'),
     'target': ('ema', 'stop_gradient', 'online'),
     'target_init': ('independent', 'copy'),
     'tau_schedule': ('cosine', 'constant'),

@@ -164,7 +164,7 @@ def create_encoder(
       depth=int(config.encoder.removeprefix('resnet')),
       normalization=normalization.create_normalization(
           config, 'encoder', axis_name=axis_name, dtype=dtype),
-      dtype=dtype, **settings, **options)
+      dtype=dtype, remat=config.remat, **settings, **options)
 
 
 def to_variables(

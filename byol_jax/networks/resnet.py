@@ -7,6 +7,7 @@ Parameter names follow the picture: `stem_conv`, `stem_norm`, then
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -24,6 +25,10 @@ BOTTLENECK_DEPTHS = {
     200: (3, 24, 36, 3)}
 # Kernel size and stride of the stem's convolution.
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
+
+# Names of primitives, for `_rematerialized`.
+_COLLECTIVES = {'psum', 'psum_invariant'}
+_PRODUCTS = {'conv_general_dilated', 'dot_general', 'rows_times_matrix'}
 
 
 def _pads(
@@ -74,7 +79,7 @@ class Block(nn.Module):
   dilation: int = 1
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps float[B, H, W, C] to float[B, H/stride, W/stride, channels]."""
     if self.bottleneck:
       inner = self.channels // 4
@@ -100,6 +105,22 @@ class Block(nn.Module):
     return nn.relu(x + shortcut)
 
 
+def _rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
+  """A block that keeps less for its gradient: see `ResNet.remat`.
+
+  What devices have averaged is kept in any case: to have it again would take
+  the collective again.
+  """
+  if remat == 'none':
+    return block
+  kept = _COLLECTIVES if remat == 'block' else _COLLECTIVES | _PRODUCTS
+
+  def policy(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in kept
+
+  return nn.remat(block, static_argnums=(2,), policy=policy)
+
+
 class ResNet(nn.Module):
   """Maps images to embeddings: stem, four groups of blocks, mean pooling.
 
@@ -116,6 +137,9 @@ class ResNet(nn.Module):
     projection_shortcut: `shape` or `group`.
     zero_gamma: see `Block`.
     dtype: of the computation; parameters are float32.
+    remat: what is computed again for the gradient instead of being kept:
+      `none`, `norm` (all but what convolutions give) or `block` (all within a
+      block).
     dilate_last: whether the last group keeps its resolution (stride 1), its
       3x3 convolutions dilated by 2, as for segmentation (MoCo, section 4.2).
     pool: whether to average over positions; if not, the map is returned.
@@ -130,6 +154,7 @@ class ResNet(nn.Module):
   projection_shortcut: str = 'shape'
   zero_gamma: bool = False
   dtype: jnp.dtype = jnp.float32
+  remat: str = 'none'
   dilate_last: bool = False
   pool: bool = True
 
@@ -159,6 +184,7 @@ class ResNet(nn.Module):
     if self.stem == 'imagenet':
       x = pooling.max_pool(x, 3, 2, _pads(3, self.padding))
 
+    make_block = _rematerialized(Block, self.remat)
     for group, num_blocks in enumerate(blocks):
       channels = base * 2**group * (4 if bottleneck else 1)
       if self.channels_per_group:
@@ -169,11 +195,11 @@ class ResNet(nn.Module):
         shape_changes = stride != 1 or x.shape[-1] != channels
         project = shape_changes or (
             self.projection_shortcut == 'group' and not block)
-        x = Block(
+        x = make_block(
             channels, stride, bottleneck, project, self.zero_gamma, conv,
             norm, dilation=2 if dilated else 1,
             name=f'group{group + 1}_block{block + 1}',
-        )(x, train=train)
+        )(x, train)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     if not self.pool:
       return x.astype(dtype)

@@ -2,7 +2,8 @@
 
 `chips` and `slices` say what there is to rent, `libtpu` finds the compiler,
 `compilation` compiles the real step for a slice that is not there, `memory`
-and `collectives` read what comes out, `programs` remembers it, `floor` turns
+and `collectives` read what comes out, `ledger` puts that together, `programs`
+remembers it, `floor` turns
 it into seconds, `search` looks for the largest batch that fits, and `report`
 and `table` put it together.
 """

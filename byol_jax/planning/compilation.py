@@ -17,12 +17,10 @@ from byol_jax.augmentation import draws as columns
 from byol_jax.config import ConfigError
 from byol_jax.networks import convolution
 from byol_jax.networks import network as network_lib
-from byol_jax.planning import collectives
-from byol_jax.planning import hlo
+from byol_jax.planning import ledger
 from byol_jax.planning import memory as memory_lib
 from byol_jax.planning import programs
 from byol_jax.planning import slices
-from byol_jax.planning import traffic
 from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import optimizers
@@ -87,7 +85,9 @@ def compile_step(
       raise
     return programs.Program(
         seconds=time.monotonic() - begin, refusal=refusal)
-  return _read(compiled, limit, config, time.monotonic() - begin)
+  return ledger.read_program(
+      compiled, limit=limit, turns=config.accumulation_steps,
+      seconds=time.monotonic() - begin)
 
 
 def _parts(
@@ -171,25 +171,3 @@ def _memory_limit(
     if refusal is not None:
       return refusal.limit
   return round(where.chip.usable_bytes)
-
-
-def _read(
-    compiled: Any, limit: int, config: ml_collections.ConfigDict,
-    seconds: float) -> programs.Program:
-  """What is to be known of a compiled step."""
-  sizes, costs = compiled.memory_analysis(), compiled.cost_analysis()
-  state = sizes.alias_size_in_bytes
-  memory = memory_lib.Memory(
-      limit=limit, state=state,
-      batch=sizes.argument_size_in_bytes - state,
-      temporaries=sizes.temp_size_in_bytes,
-      outputs=sizes.output_size_in_bytes - state,
-      code=sizes.generated_code_size_in_bytes)
-  text = hlo.Program(compiled.as_text())
-  # XLA counts the body of a loop once; what is outside is little.
-  turns = config.accumulation_steps
-  return programs.Program(
-      seconds=seconds, memory=memory, flops=turns * costs['flops'],
-      bytes_accessed=turns * costs['bytes accessed'],
-      main_memory_bytes=traffic.main_memory_bytes(text),
-      collectives=tuple(collectives.read_collectives(text)))

@@ -44,6 +44,8 @@ class Program:
     flops: XLA's count: recomputation and elementwise work count too.
     bytes_accessed: XLA's count of what operations read and write, be it in
       main memory or on the chip.
+    optimal_seconds: XLA's own estimate of the least time; 0 where it has none
+      (for some chips it is negative).
     main_memory_bytes: in main memory alone, see `traffic`.
     collectives: by kind.
   """
@@ -53,6 +55,7 @@ class Program:
   memory: memory_lib.Memory | None = None
   flops: float = 0.0
   bytes_accessed: float = 0.0
+  optimal_seconds: float = 0.0
   main_memory_bytes: int = 0
   collectives: tuple[collectives_lib.Collective, ...] = ()
 
@@ -80,10 +83,10 @@ _FIELDS_OF_VIEWS = ('augment.view1.', 'augment.view2.')  # made on the host
 # What the step is made of, within the package.
 _SOURCES = (
     'augmentation', 'networks', 'objectives', 'planning/collectives.py',
-    'planning/compilation.py', 'planning/hlo.py', 'planning/memory.py',
-    'planning/traffic.py', 'training/cost.py', 'training/devices.py',
-    'training/optimizers.py', 'training/schedules.py', 'training/state.py',
-    'training/step.py')
+    'planning/compilation.py', 'planning/hlo.py', 'planning/ledger.py',
+    'planning/memory.py', 'planning/traffic.py', 'training/cost.py',
+    'training/devices.py', 'training/optimizers.py', 'training/schedules.py',
+    'training/state.py', 'training/step.py')
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax')
 
 

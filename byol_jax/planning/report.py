@@ -61,6 +61,7 @@ def describe(
         'xla_flops_per_image': program.flops / device_batch_size,
         'xla_bytes_accessed_per_image':
             program.bytes_accessed / device_batch_size,
+        'xla_optimal_seconds': program.optimal_seconds or None,
         'main_memory_bytes_per_image':
             program.main_memory_bytes / device_batch_size,
         'collectives': [dataclasses.asdict(c) for c in found]}

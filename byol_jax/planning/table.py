@@ -104,6 +104,7 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str] | None], ...] = (
     ('  memory, at its bandwidth', _field('floor.memory', 1e-3)),
     ('  interconnect, over all links', _field('floor.interconnect', 1e-3)),
     ('  the largest', _field('at_floor.seconds_per_step', 1e-3)),
+    ('  XLA\'s own, where it has one', _field('xla_optimal_seconds', 1e-3)),
     ('at that floor', None),
     ('  images a second', _field('at_floor.images_per_second')),
     ('  hours of the run', _field('at_floor.hours')),

@@ -23,6 +23,7 @@ import numpy as np
 
 from byol_jax.augmentation import draws as columns
 from byol_jax.data import pipeline
+from byol_jax.planning import ledger
 from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
 from byol_jax.training import cost
@@ -50,13 +51,18 @@ def measure_input(
 
 def measure_step(
     setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
-  """Images per second of the step alone."""
-  run = make_step_runner(setup, steps)
-  run()  # compiles
-  flops = cost.step_flops(setup.network, setup.config)
+  """Images per second of the step alone, and its ledger."""
+  config = setup.config
+  compiled, *arguments = compile_step(setup)
+  program = ledger.read_program(
+      compiled, limit=0, turns=config.accumulation_steps, seconds=0)
+  run = _step_runner(compiled, *arguments, steps)
+  run()
   return _rates(
       'step', [_timed(run) for _ in range(windows)], setup, steps,
-  ) | {'step_gflop_per_image': flops / 1e9}
+  ) | ledger.describe(
+      program, flops_per_image=cost.step_flops(setup.network, config),
+      images=config.batch_size // jax.device_count())
 
 
 def measure_loop(
@@ -116,14 +122,25 @@ def measure_save(
 def make_step_runner(
     setup: setup_lib.Setup, steps: int) -> Callable[[], None]:
   """What takes some steps on one batch, and waits for them."""
-  state = devices.replicate(setup.create_state())
-  batch = devices.shard(_synthetic_batch(setup))
-  votes = devices.ballot((False, 0))
+  return _step_runner(*compile_step(setup), steps)
+
+
+def compile_step(setup: setup_lib.Setup) -> tuple[jax.stages.Compiled, ...]:
+  """The step, compiled, and what it is called on."""
+  arguments = (
+      devices.replicate(setup.create_state()),
+      devices.shard(_synthetic_batch(setup)), devices.ballot((False, 0)))
+  return setup.p_train_step.lower(*arguments).compile(), *arguments
+
+
+def _step_runner(
+    p_step: Callable[..., Any], state: Any, batch: Any, votes: jax.Array,
+    steps: int) -> Callable[[], None]:
 
   def run() -> None:
     nonlocal state
     for _ in range(steps):
-      state, metrics, _ = setup.p_train_step(state, batch, votes)
+      state, metrics, _ = p_step(state, batch, votes)
     jax.block_until_ready((state, metrics))
 
   return run

@@ -48,17 +48,28 @@ def encode(
 
   Args:
     encoder: a bound module.
-    images: f32[B, H, W, C] in [0, 1].
-    mean: subtracted from each channel.
-    std: each channel is divided by it.
+    images: f[B, H, W, C] in [0, 1].
+    mean: subtracted from each channel; empty if that is done.
+    std: each channel is divided by it; likewise.
     train: whether to use batch statistics.
 
   Returns:
-    What the encoder gives, in the type of the images.
+    What the encoder gives, in the type of the images, or float32 if that is
+    less precise.
   """
+  if mean:
+    images = normalize(images, mean=mean, std=std)
+  return call(encoder, images, train=train).astype(
+      jnp.promote_types(images.dtype, jnp.float32))
+
+
+def normalize(
+    images: jax.Array, *, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """Subtracts `mean` from each channel, and divides it by `std`."""
   mean, std = (
       jnp.asarray(x, images.dtype).reshape(1, 1, 1, -1) for x in (mean, std))
-  return call(encoder, (images - mean) / std, train=train).astype(images.dtype)
+  return (images - mean) / std
 
 
 def call(module: nn.Module, x: jax.Array, *, train: bool) -> jax.Array:
@@ -76,8 +87,8 @@ class Network(nn.Module):
     projector: maps embeddings to projections.
     predictor: maps projections to predictions.
     probe: maps embeddings to logits, or None.
-    mean: subtracted from each channel.
-    std: each channel is divided by it.
+    mean: subtracted from each channel; empty for images that are normalised.
+    std: each channel is divided by it; likewise.
     axis_name: mapped axis over which a training batch is spread, or None.
   """
 
@@ -229,6 +240,7 @@ def apply_views(
     return outputs, updated.get('batch_stats', {})
 
   count = len(views)
+  network, views = _normalize(network, views)
   if joined:
     outputs, batch_stats = forward(jnp.concatenate(views), key)
     split = jax.tree.map(lambda x: jnp.split(x, count), outputs)
@@ -243,6 +255,22 @@ def apply_views(
   return tuple(
       jax.tree.map(lambda x, i=i: x[i], outputs)
       for i in range(count)), batch_stats
+
+
+def _normalize(
+    network: Network, views: tuple[jax.Array, ...]
+) -> tuple[Network, tuple[jax.Array, ...]]:
+  """Normalises views before they are stacked, and says so to the network.
+
+  They are also brought to the encoder's type, so that what is stacked, and
+  moved to where convolutions take it from, is half as much in bfloat16.
+  """
+  dtype = views[0].dtype
+  if isinstance(network.encoder, resnet.ResNet):
+    dtype = network.encoder.dtype
+  return network.clone(mean=(), std=()), tuple(
+      normalize(view, mean=network.mean, std=network.std).astype(dtype)
+      for view in views)
 
 
 def _is_list(x: Any) -> bool:

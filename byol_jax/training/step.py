@@ -188,15 +188,14 @@ def train_step(
     followed = state_lib.target_parts(params)
     target_params = optax.incremental_update(
         followed, target_params, 1 - tau)
-    # Of what it was, times tau, which is that of what it becomes: the devices
-    # then need not read the target a second time.
-    metrics |= {'train/target_distance': tau * _distance(
-        state.target_params, followed)}
+    metrics |= {'train/target_distance': _distance(target_params, followed)}
   metrics |= {
       'train/tau': tau,
       'train/learning_rate': learning_rate_fn(state.step),
       'train/grad_norm': optax.tree.norm(grads),
-      'train/update_norm': optax.tree.norm(updates),
+      # Not of `updates`, for which XLA would read the parameters again.
+      'train/update_norm': optax.tree.norm(
+          optax.tree.sub(params, state.online_params)),
       'train/param_norm': optax.tree.norm(params),
       **{f'train/{k}_std': _spread(v) for k, v in moments.items()}}
   online_stats, target_stats, objective_state = carry

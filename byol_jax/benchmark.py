@@ -1,15 +1,19 @@
 """Measures the input, the step, the whole loop, or parts of evaluations.
 
     python -m byol_jax.benchmark --json=FILE \
-        --what=input|step|loop|save|features|linear|logistic \
+        --what=input|step|update|loop|save|features|linear|logistic \
         [--config=configs/quickstart.py] [--config.FIELD=VALUE ...]
 
 `input` is the host's pipeline alone, on the config's data. `step` is the
-compiled step alone, on one batch that stays on the devices. `loop` is the loop
-around it as users run it, fed with ready-made batches from the host, beside
-`step` in the same process, in turn. These three give images per second. `save`
-is the seconds that an asynchronous save costs the steps beside it, in turn with
-none, and the share of the run that is at `config.checkpoint_every_steps`.
+compiled step alone, on one batch that stays on the devices, with its ledger:
+FLOPs (needed, and by XLA's count), bytes, memory, collectives, of one device;
+that of a TPU slice is a part of what `byol_jax.plan` prints. `loop` is the loop
+around the step as users run it, fed with ready-made batches from the host,
+beside `step` in the same process, in turn. These three give images per second.
+`update` is the optimizer and the target's average alone, in turn with `step`,
+and its share of it. `save` is the seconds that an asynchronous save costs the
+steps beside it, in turn with none, and the share of the run that is at
+`config.checkpoint_every_steps`.
 
 `features` is the extraction of features beside the encoder's bare forward pass,
 `linear` the sweep of linear heads on augmented images beside one head; both on
@@ -35,7 +39,8 @@ from byol_jax import jobs
 
 _WHAT = flags.DEFINE_enum(
     'what', 'step', [
-        'input', 'step', 'loop', 'save', 'features', 'linear', 'logistic'],
+        'input', 'step', 'update', 'loop', 'save', 'features', 'linear',
+        'logistic'],
     'What to measure.')
 _JSON = flags.DEFINE_string('json', None, 'Where to write the figures.')
 _CONFIG = config_flags.DEFINE_config_file(
@@ -48,7 +53,7 @@ _STEPS = flags.DEFINE_integer(
 
 def _measure_loop(
     config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
-  """Figures of `input`, `step`, `loop` or `save`; what they hold for."""
+  """Figures of a part of training, with what they hold for."""
   from byol_jax.training import setup as setup_lib
   from byol_jax.training import throughput
   setup = setup_lib.set_up(config)

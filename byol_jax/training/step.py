@@ -180,29 +180,53 @@ def train_step(
   grads, metrics, moments = averaged
   (grads,) = pull_back(grads)
 
-  updates, opt_state = tx.update(grads, state.opt_state, state.online_params)
-  params = optax.apply_updates(state.online_params, updates)
   tau = tau_fn(state.step)
-  target_params = state.target_params
+  state, moved = apply_gradients(state, grads, tx=tx, tau=tau, target=target)
+  online_stats, target_stats, objective_state = carry
+  metrics |= moved | {
+      'train/tau': tau,
+      'train/learning_rate': learning_rate_fn(state.step),
+      **{f'train/{k}_std': _spread(v) for k, v in moments.items()}}
+  return state.replace(
+      step=state.step + 1, online_batch_stats=online_stats,
+      target_batch_stats=target_stats, objective_state=objective_state
+  ), metrics
+
+
+def apply_gradients(
+    state: state_lib.TrainState, grads: Any, *,
+    tx: optax.GradientTransformation, tau: jax.Array, target: str,
+) -> tuple[state_lib.TrainState, Metrics]:
+  """Moves the online parameters, and after them the target.
+
+  Args:
+    state: before the step.
+    grads: as `state.online_params`, averaged over devices.
+    tx: the optimizer.
+    tau: weight of the old target.
+    target: as in `train_step`.
+
+  Returns:
+    The state with new parameters and optimizer state, and how large gradients,
+    update and parameters are.
+  """
+  online = state.online_params
+  updates, opt_state = tx.update(grads, state.opt_state, online)
+  params = optax.apply_updates(online, updates)
+  target_params, metrics = state.target_params, {}
   if target == 'ema':
     followed = state_lib.target_parts(params)
     target_params = optax.incremental_update(
         followed, target_params, 1 - tau)
-    metrics |= {'train/target_distance': _distance(target_params, followed)}
+    metrics['train/target_distance'] = _distance(target_params, followed)
   metrics |= {
-      'train/tau': tau,
-      'train/learning_rate': learning_rate_fn(state.step),
       'train/grad_norm': optax.tree.norm(grads),
       # Not of `updates`, for which XLA would read the parameters again.
-      'train/update_norm': optax.tree.norm(
-          optax.tree.sub(params, state.online_params)),
-      'train/param_norm': optax.tree.norm(params),
-      **{f'train/{k}_std': _spread(v) for k, v in moments.items()}}
-  online_stats, target_stats, objective_state = carry
-  return state_lib.TrainState(
-      step=state.step + 1, online_params=params, target_params=target_params,
-      online_batch_stats=online_stats, target_batch_stats=target_stats,
-      opt_state=opt_state, objective_state=objective_state), metrics
+      'train/update_norm': optax.tree.norm(optax.tree.sub(params, online)),
+      'train/param_norm': optax.tree.norm(params)}
+  return state.replace(
+      online_params=params, target_params=target_params,
+      opt_state=opt_state), metrics
 
 
 def _accumulate(

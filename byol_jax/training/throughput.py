@@ -29,8 +29,11 @@ from byol_jax.training import checkpoint
 from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import loop
+from byol_jax.training import optimizers
 from byol_jax.training import resume
+from byol_jax.training import schedules
 from byol_jax.training import setup as setup_lib
+from byol_jax.training import step as step_lib
 
 
 def measure_input(
@@ -63,6 +66,44 @@ def measure_step(
   ) | ledger.describe(
       program, flops_per_image=cost.step_flops(setup.network, config),
       images=config.batch_size // jax.device_count())
+
+
+def measure_update(
+    setup: setup_lib.Setup, windows: int, steps: int) -> dict[str, Any]:
+  """The optimizer and the target's average alone, in turn with whole steps."""
+  config = setup.config
+  learning_rate_fn = schedules.make_learning_rate_fn(
+      base_learning_rate=config.base_learning_rate,
+      batch_size=config.batch_size, warmup_steps=setup.warmup_steps,
+      total_steps=setup.total_steps)
+  tx = optimizers.create_optimizer(config, learning_rate_fn)
+
+  def update(state: Any, tau: jax.Array, grads: Any) -> Any:
+    return step_lib.apply_gradients(
+        state, grads, tx=tx, tau=tau[0], target=config.target)
+
+  p_update = devices.pmap_train_step(update, num_constants=1)
+  state = devices.replicate(setup.create_state())
+  grads = devices.replicate(
+      jax.tree.map(np.asarray, setup.create_state().online_params))
+  taus = devices.shard(
+      np.full(jax.local_device_count(), config.base_tau, np.float32))
+
+  def run_update() -> None:
+    nonlocal state
+    for _ in range(steps):
+      state, metrics = p_update(state, taus, grads)
+    jax.block_until_ready((state, metrics))
+
+  run_step = make_step_runner(setup, steps)
+  run_update(), run_step()
+  pairs = [(_timed(run_update), _timed(run_step)) for _ in range(windows)]
+  return {
+      'update_milliseconds':
+          1e3 * statistics.median(a for a, _ in pairs) / steps,
+      'step_milliseconds':
+          1e3 * statistics.median(b for _, b in pairs) / steps,
+      'update_share': statistics.median(a / b for a, b in pairs)}
 
 
 def measure_loop(
@@ -212,5 +253,5 @@ def describe_machine() -> dict[str, Any]:
 
 
 MEASURES = {
-    'input': measure_input, 'step': measure_step, 'loop': measure_loop,
-    'save': measure_save}
+    'input': measure_input, 'step': measure_step, 'update': measure_update,
+    'loop': measure_loop, 'save': measure_save}

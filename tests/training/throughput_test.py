@@ -16,9 +16,18 @@ def test_measures(tiny_config, tiny_encoder, what, capsys):
   if what == 'loop':
     assert figures['loop_over_step'] > 0
   if what == 'step':
-    assert figures['step_gflop_per_image'] > 0
+    assert 1 < figures['xla_over_needed'] < 4
+    assert figures['state_megabytes'] < figures['peak_megabytes']
+    assert figures['collectives']['all-reduce']['count'] > 1
   assert capsys.readouterr().out == ''
   assert throughput.describe_machine()['num_devices'] == 4
+
+
+def test_measures_the_update(tiny_config, tiny_encoder):
+  setup = setup_lib.set_up(tiny_config, tiny_encoder)
+  figures = throughput.MEASURES['update'](setup, 2, 3)
+  assert 0 < figures['update_milliseconds']
+  assert 0 < figures['update_share']
 
 
 def test_measures_saves(tiny_config, tiny_encoder):

@@ -42,8 +42,8 @@ _DAMAGE = (
     NotImplementedError)
 # What TensorStore says of everything else.
 _NOT_THE_FILES = (
-    'PERMISSION_DENIED', 'RESOURCE_EXHAUSTED', 'UNAVAILABLE',
-    'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED')
+    'PERMISSION_DENIED', 'UNAUTHENTICATED', 'RESOURCE_EXHAUSTED',
+    'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED')
 # For the other processes to do their part of a save.
 _SAVE_TIMEOUT_SECS = 300
 # Where the run ends there is no later save that might succeed instead.

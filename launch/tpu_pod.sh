@@ -197,18 +197,31 @@ look() {
   state=
 }
 
+# What gcloud says when asking again may help: the cloud is out of order, or the
+# slice that was taken away is not quite gone.
+readonly OUTAGES='unavailable|internal error|deadline|timed out|connection'\
+'|already exists'
+readonly MAX_OUTAGES=20
+outages=0
+
 create_slice() {
   say "creating $name: $accelerator_type in $zone"
   local code=0
   "${create[@]}" 2> "$scratch/errors" || code=$?
   cat "$scratch/errors" >&2
   if ((code)); then
-    # Somebody else's slice may end; a slip stays.
-    if ! grep -qi 'no more capacity' "$scratch/errors"; then
+    # Somebody else's slice may end, and an outage too; a slip stays.
+    if grep -qi 'no more capacity' "$scratch/errors"; then
+      say 'trying again; --queued waits for a place without asking'
+    elif ((++outages < MAX_OUTAGES)) &&
+        grep -Eqi "$OUTAGES" "$scratch/errors"; then
+      say 'trying again'
+    else
       refuse "gcloud did not create $name, and says why above"
     fi
-    say 'trying again; --queued waits for a place without asking'
     sleep "$poll_seconds"
+  else
+    outages=0
   fi
 }
 

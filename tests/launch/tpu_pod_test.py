@@ -230,6 +230,24 @@ def test_no_capacity_is_waited_for(fakes, pod):
   assert pod.did().count('create') == 2
 
 
+def test_an_outage_is_waited_out(fakes, pod):
+  pod.states(None, None, 'READY')
+  pod.outcomes('nothing', 'left 0')
+  fakes.answer('gcloud', 'create', code=1,
+               err='ERROR: (gcloud) UNAVAILABLE: The service is down\n')
+  pod.run(*RUN, *JOB)
+  assert pod.did().count('create') == 2
+
+
+def test_an_outage_without_end_is_an_error(fakes, pod):
+  pod.states(None)
+  fakes.answer('gcloud', 'create', code=1, times=-1,
+               err='ERROR: the queued resource already exists\n')
+  _, err = pod.run(*RUN, *JOB, code=1)
+  assert 'error: gcloud did not create byol' in err
+  assert pod.did().count('create') == 20
+
+
 def test_no_permission(fakes, pod):
   fakes.answer('gcloud', 'describe', code=1, times=-1,
                err='ERROR: PERMISSION_DENIED: the API is off\n')

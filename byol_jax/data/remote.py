@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from byol_jax.config import ConfigError
 
+# What reading or writing may raise, whatever the file system.
+FILE_ERRORS = (OSError, tf.errors.OpError)
+
 _MAX_ERROR_LENGTH = 200
 
 

@@ -29,6 +29,7 @@ from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
 from byol_jax import stopping
+from byol_jax.data import remote
 from byol_jax.networks import network as network_lib
 from byol_jax.training import agreement
 from byol_jax.training import checksum
@@ -189,7 +190,7 @@ class Checkpoints:
     # Orbax would do it in the background, beside the next save.
     if not jax.process_index():
       for path in _unfinished(self.directory):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*remote.FILE_ERRORS):
           path.rmtree()
     devices.sync('cleaned')
 
@@ -344,7 +345,7 @@ def _steps_on_disk(directory: epath.Path) -> list[int]:
   try:
     return [int(path.name) for path in directory.iterdir()
             if path.name.isdigit()]
-  except OSError:
+  except remote.FILE_ERRORS:
     return []
 
 
@@ -353,7 +354,7 @@ def _unfinished(directory: epath.Path) -> list[epath.Path]:
   try:
     return [path for path in directory.iterdir()
             if not path.name.isdigit() and 'orbax' in path.name]
-  except OSError:
+  except remote.FILE_ERRORS:
     return []
 
 

@@ -21,6 +21,7 @@ from byol_jax import files
 from byol_jax import locks
 from byol_jax import peers
 from byol_jax import stopping
+from byol_jax.data import remote
 from byol_jax.evaluation import final
 from byol_jax.training import agreement
 from byol_jax.training import checkpoint
@@ -115,7 +116,7 @@ def _write_config(config: ml_collections.ConfigDict, workdir: str) -> None:
     files.write_whole(
         epath.Path(workdir) / 'config.json',
         json.dumps(config_lib.to_dict(config), indent=2) + '\n')
-  except OSError as error:  # the checkpoints have it too
+  except remote.FILE_ERRORS as error:  # the checkpoints have it too
     logging.error('config.json was not written (%s)', failures.reason(error))
 
 
@@ -347,7 +348,7 @@ class Loop:
     ids = self._setup.example_ids(place).tolist()
     file = epath.Path(self._workdir) / 'nonfinite' / f'step_{found.step}.json'
     if not jax.process_index():
-      with contextlib.suppress(OSError):
+      with contextlib.suppress(*remote.FILE_ERRORS):
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps({
             'step': found.step, 'example_ids': ids,

@@ -13,6 +13,7 @@ from absl import logging
 from etils import epath
 
 from byol_jax import failures
+from byol_jax.data import remote
 from byol_jax.quiet_tensorflow import tf
 
 _REMOTE_FLUSH_SECS = 60.0
@@ -42,7 +43,7 @@ class Kept:
         self._rows.popleft()
       if at_once:
         self._file.flush()
-    except (OSError, tf.errors.OpError) as error:
+    except remote.FILE_ERRORS as error:
       if not self._is_stuck:
         logging.error(
             '%s cannot be written (%s); its rows are kept until it can be',
@@ -57,7 +58,7 @@ class Kept:
     self.flush(at_once=True)
     if self._rows:
       logging.error('%d rows of %s were lost', len(self._rows), self._name)
-    with contextlib.suppress(OSError, tf.errors.OpError):
+    with contextlib.suppress(*remote.FILE_ERRORS):
       self._file.close()
 
 
@@ -172,7 +173,7 @@ class EventFile:
       if not is_remote(self._workdir) or self._timer.is_due():
         self.flush()
     except Exception:
-      with contextlib.suppress(OSError, tf.errors.OpError):
+      with contextlib.suppress(*remote.FILE_ERRORS):
         self.close()
       self._writer = None
       raise

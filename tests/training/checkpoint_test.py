@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
 
 
@@ -200,6 +201,16 @@ def test_the_last_save_is_tried_until_there_is_room(
     checkpoints.save_surely(9, _state(), {'config': {}})
   disk.is_full = False
   checkpoints.close()
+
+
+def test_an_outage_of_a_remote_disk_is_one_of_the_disk():
+  """While a failed save is cleared up, of which nothing may be left over."""
+  class Remote:
+    def iterdir(self):
+      raise tf.errors.UnavailableError(None, None, 'the service is down')
+
+  assert checkpoint._unfinished(Remote()) == []
+  assert checkpoint._steps_on_disk(Remote()) == []
 
 
 def test_what_is_not_the_files_fault_stays_as_it_is(saved):

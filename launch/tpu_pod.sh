@@ -213,8 +213,8 @@ create_slice() {
     # Somebody else's slice may end, and an outage too; a slip stays.
     if grep -qi 'no more capacity' "$scratch/errors"; then
       say 'trying again; --queued waits for a place without asking'
-    elif ((++outages < MAX_OUTAGES)) &&
-        grep -Eqi "$OUTAGES" "$scratch/errors"; then
+    elif grep -Eqi "$OUTAGES" "$scratch/errors" &&
+        ((++outages < MAX_OUTAGES)); then
       say 'trying again'
     else
       refuse "gcloud did not create $name, and says why above"

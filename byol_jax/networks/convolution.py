@@ -114,36 +114,11 @@ def conv_general_dilated(
   """
   if _is_plain(lhs, rhs, lhs_dilation, rhs_dilation, dimension_numbers,
                feature_group_count, batch_group_count):
-    kernel_size = rhs.shape[:2]
-    if isinstance(padding, str):
-      padding = lax.padtype_to_pads(
-          lhs.shape[1:3], kernel_size, window_strides, padding)
-    out_size = tuple(
-        (size + low + high - kernel) // stride + 1
-        for size, (low, high), kernel, stride in zip(
-            lhs.shape[1:3], padding, kernel_size, window_strides,
-            strict=True))
-    window = _Window(
-        kernel_size, tuple(window_strides), tuple(map(tuple, padding)),
-        out_size)
-    multiply = functools.partial(
-        _multiply, precision=precision,
-        preferred_element_type=preferred_element_type)
-    form = _choose_form(lhs.shape, window)
-    if form == 'whole':
-      return _as_whole_maps(lhs, rhs, window, multiply)
-    if form == 'patches':
-      return multiply(_patches(lhs, window), rhs)
-    if form == 'taps':
-      return _with_gradients_by_tap(lhs, rhs, window, multiply)
-    halves = jnp.split(lhs, [lhs.shape[0] // 2]) if (
-        lhs.shape[0] > 1 and rhs.shape[3] < _CHANNELS_OF_ONE_CORE) else [lhs]
-    return lax.concatenate([
-        lax.conv_general_dilated(
-            half, rhs, window_strides, padding,
-            dimension_numbers=dimension_numbers, precision=precision,
-            preferred_element_type=preferred_element_type)
-        for half in halves], 0)
+    return _convolve_for_cpu(
+        lhs, rhs,
+        _make_window(
+            lhs.shape[1:3], rhs.shape[:2], tuple(window_strides), padding),
+        precision=precision, preferred_element_type=preferred_element_type)
   return lax.conv_general_dilated(
       lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
       dimension_numbers, feature_group_count, batch_group_count, precision,
@@ -163,6 +138,47 @@ def _is_plain(
           lhs.shape, rhs.shape, dimension_numbers) == _NHWC_HWIO
       and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
       and feature_group_count == batch_group_count == 1)
+
+
+def _make_window(
+    in_size: tuple[int, int], kernel_size: tuple[int, int],
+    strides: tuple[int, int], padding: str | Sequence[tuple[int, int]],
+) -> _Window:
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(in_size, kernel_size, strides, padding)
+  out_size = tuple(
+      (size + low + high - kernel) // stride + 1
+      for size, (low, high), kernel, stride in zip(
+          in_size, padding, kernel_size, strides, strict=True))
+  return _Window(kernel_size, strides, tuple(map(tuple, padding)), out_size)
+
+
+def _convolve_for_cpu(
+    images: jax.Array, kernel: jax.Array, window: _Window, **options: Any
+) -> jax.Array:
+  """[N, H, W, C] and [KH, KW, C, O] to [N, H', W', O]."""
+  multiply = functools.partial(_multiply, **options)
+  form = _choose_form(images.shape, window)
+  if form == 'whole':
+    return _as_whole_maps(images, kernel, window, multiply)
+  if form == 'patches':
+    return multiply(_patches(images, window), kernel)
+  if form == 'taps':
+    return _with_gradients_by_tap(images, kernel, window, multiply)
+  halves = [images]
+  if len(images) > 1 and kernel.shape[3] < _CHANNELS_OF_ONE_CORE:
+    halves = jnp.split(images, [len(images) // 2])
+  return lax.concatenate(
+      [_convolve(half, kernel, window, **options) for half in halves], 0)
+
+
+def _convolve(
+    images: jax.Array, kernel: jax.Array, window: _Window, **options: Any
+) -> jax.Array:
+  """By XLA."""
+  return lax.conv_general_dilated(
+      images, kernel, window.strides, window.padding,
+      dimension_numbers=_NHWC_HWIO, **options)
 
 
 def _choose_form(shape: Sequence[int], window: _Window) -> str:
@@ -229,6 +245,9 @@ ad.defbilinear(_product, _transpose_rows, _transpose_matrix)
 batching.primitive_batchers[_product] = _map_product
 mlir.register_lowering(_product, mlir.lower_fun(_dot, multiple_results=False))
 
+# Names of what a convolution, or a dense layer, is traced to.
+PRODUCTS = frozenset(('conv_general_dilated', 'dot_general', _product.name))
+
 
 def _as_whole_maps(
     images: jax.Array, kernel: jax.Array, window: _Window, multiply: _Multiply,
@@ -266,9 +285,7 @@ def _with_gradients_by_tap(
     images: jax.Array, kernel: jax.Array, window: _Window, multiply: _Multiply,
 ) -> jax.Array:
   """XLA's convolution, whose gradients are products tap by tap."""
-  return lax.conv_general_dilated(
-      images, kernel, window.strides, window.padding,
-      dimension_numbers=_NHWC_HWIO, **multiply.keywords)
+  return _convolve(images, kernel, window, **multiply.keywords)
 
 
 @_with_gradients_by_tap.defjvp

@@ -26,9 +26,8 @@ BOTTLENECK_DEPTHS = {
 # Kernel size and stride of the stem's convolution.
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
 
-# Names of primitives, for `_rematerialized`.
-_COLLECTIVES = {'psum', 'psum_invariant'}
-_PRODUCTS = {'conv_general_dilated', 'dot_general', 'rows_times_matrix'}
+# Names of what an average over devices is traced to.
+_COLLECTIVES = frozenset(('psum', 'psum_invariant'))
 
 
 def _pads(
@@ -113,7 +112,9 @@ def _rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
   """
   if remat == 'none':
     return block
-  kept = _COLLECTIVES if remat == 'block' else _COLLECTIVES | _PRODUCTS
+  kept = _COLLECTIVES
+  if remat == 'norm':
+    kept |= convolution.PRODUCTS
 
   def policy(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in kept

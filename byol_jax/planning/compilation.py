@@ -37,9 +37,8 @@ def count(
 ) -> programs.Counts:
   """What any machine must compute and hold for this step; compiles nothing."""
   network, tx, _ = _parts(config, num_classes, (0, 1))
-  with convolution.for_any_platform():
-    flops = cost.step_flops(network, config)
-    state = _abstract_state(network, tx, config)
+  flops = cost.step_flops(network, config)
+  state = _abstract_state(network, tx, config)
   sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
   trained = sum(
       leaf.size * leaf.dtype.itemsize

@@ -12,16 +12,16 @@ from byol_jax.planning import traffic
 
 
 def read_program(
-    compiled: jax.stages.Compiled, *, limit: int, turns: int, seconds: float
-) -> programs.Program:
+    compiled: jax.stages.Compiled, *, turns: int = 1, limit: int = 0,
+    seconds: float = 0.0) -> programs.Program:
   """What is to be known of a compiled step.
 
   Args:
     compiled: for one device or several.
-    limit: bytes that a program may take of a device.
     turns: of the loop over micro-batches. XLA counts its body once; what is
       outside is little.
-    seconds: that compiling took.
+    limit: bytes that a program may take of a device, if that is asked.
+    seconds: that compiling took, likewise.
   """
   sizes, costs = compiled.memory_analysis(), compiled.cost_analysis()
   state = sizes.alias_size_in_bytes

@@ -12,6 +12,7 @@ from flax import linen as nn
 import jax
 import ml_collections
 import numpy as np
+import optax
 
 from byol_jax import config as config_lib
 from byol_jax.data import pipeline
@@ -37,6 +38,7 @@ class Setup:
   final_protocols: Sequence[str]  # of the config, those that the data allow
   network: network_lib.Network
   encoder: nn.Module | None  # the user's own, if it is that
+  tx: optax.GradientTransformation
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
   create_abstract_state: Callable[[], state_lib.TrainState]  # shapes, types
@@ -95,7 +97,7 @@ def set_up(
 
   return Setup(
       config=config, sources=sources, final_protocols=final_protocols,
-      network=network, encoder=encoder,
+      network=network, encoder=encoder, tx=tx,
       p_train_step=devices.pmap_voting_step(train_step),
       create_state=start.make_create_first_state(
           network, tx, config, train_source),

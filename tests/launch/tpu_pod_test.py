@@ -221,20 +221,13 @@ def test_what_gcloud_refuses_is_not_asked_again(fakes, pod):
   assert pod.did().count('create') == 1
 
 
-def test_no_capacity_is_waited_for(fakes, pod):
+@pytest.mark.parametrize('message', [
+    'There is no more capacity in the zone',
+    '(gcloud) UNAVAILABLE: The service is down'])
+def test_what_may_pass_is_waited_for(fakes, pod, message):
   pod.states(None, None, 'READY')
   pod.outcomes('nothing', 'left 0')
-  fakes.answer('gcloud', 'create', code=1,
-               err='ERROR: There is no more capacity in the zone\n')
-  pod.run(*RUN, *JOB)
-  assert pod.did().count('create') == 2
-
-
-def test_an_outage_is_waited_out(fakes, pod):
-  pod.states(None, None, 'READY')
-  pod.outcomes('nothing', 'left 0')
-  fakes.answer('gcloud', 'create', code=1,
-               err='ERROR: (gcloud) UNAVAILABLE: The service is down\n')
+  fakes.answer('gcloud', 'create', code=1, err=f'ERROR: {message}\n')
   pod.run(*RUN, *JOB)
   assert pod.did().count('create') == 2
 

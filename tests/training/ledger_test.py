@@ -18,8 +18,7 @@ def test_collectives_do_not_creep(tiny_config, remat):
   """What is computed again for the gradient is not averaged again."""
   tiny_config.remat = remat
   setup = setup_lib.set_up(tiny_config)
-  program = ledger.read_program(
-      throughput.compile_step(setup)[0], limit=0, turns=1, seconds=0)
+  program = ledger.read_program(throughput.compile_step(setup)[0])
   state = setup.create_abstract_state()
   norms = sum(
       path[-1].key == 'mean' for path, _ in

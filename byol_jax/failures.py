@@ -1,4 +1,4 @@
-"""Failures of disks and of what writes to them, in a few words."""
+"""Failures of disks, networks and devices, in a few words."""
 
 import re
 
@@ -14,3 +14,24 @@ def reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
   known = re.search('|'.join(_KNOWN), text)
   return known.group() if known else text[:200]
+
+
+# What JAX says where a network, or a machine, was slow.
+_OF_A_NETWORK = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')
+# And where a device fell out. Its memory being too small (RESOURCE_EXHAUSTED)
+# or the program being wrong would come again.
+_OF_A_DEVICE = ('ABORTED', 'CANCELLED', 'DATA_LOSS', 'INTERNAL', 'UNKNOWN')
+
+
+def is_of_a_network(error: Exception) -> bool:
+  """Whether a collective of JAX waited for too long."""
+  return any(word in str(error) for word in _OF_A_NETWORK)
+
+
+def is_of_a_device(error: Exception) -> bool:
+  """Whether JAX says that a device failed; starting again is a new chance.
+
+  A defect of a compiler looks the same, and comes again.
+  """
+  return type(error).__name__ == 'JaxRuntimeError' and str(error).startswith(
+      (*_OF_A_NETWORK, *_OF_A_DEVICE))

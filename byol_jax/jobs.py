@@ -15,6 +15,7 @@ from absl import flags
 from absl import logging
 
 from byol_jax import config as config_lib
+from byol_jax import failures
 from byol_jax import peers
 from byol_jax import quiet_orbax
 from byol_jax import stopping
@@ -125,16 +126,23 @@ def run(
       print(error, flush=True)
       _leave(error.code, f'{error}')
     except Exception as error:
-      code = 1
-      if _is_of_remote_files(error):
-        _say(error)
-        code = stopping.RUN_AGAIN if _may_pass(error) else 1
-      else:
-        traceback.print_exc()
-      _leave(code, f'{type(error).__name__}: {error}')
+      _leave(_report(error), f'{type(error).__name__}: {error}')
     peers.part(0)
 
   app.run(guarded, flags_parser=_parse_flags)
+
+
+def _report(error: Exception) -> int:
+  """Says what no user's slip brought about; the code to leave with."""
+  if _is_of_remote_files(error):
+    _say(error)
+    return stopping.RUN_AGAIN if _may_pass(error) else 1
+  traceback.print_exc()
+  if failures.is_of_a_device(error):
+    _say(f'a device failed ({failures.reason(error)}): run the same command '
+         'again to go on from the last checkpoint')
+    return stopping.RUN_AGAIN
+  return 1
 
 
 def _is_of_remote_files(error: Exception) -> bool:

@@ -29,9 +29,6 @@ _PREFIX = 'byol_jax/peers/'
 _PERIOD_SECS = 1.0
 # Of silence, once a collective has failed: somebody is gone.
 _SUSPICIOUS_SECS = 5.0
-# What JAX says where a network, or a machine, was slow; the next start is a new
-# chance.
-_LOST_FOR_A_MOMENT = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')
 # The others hear of each other through process 0, whose end would be theirs.
 _LAST_WORDS_SECS = 3.0
 _watch = None  # of this process, where there are others
@@ -97,8 +94,11 @@ class Watch:
     self._said = {
         'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
         'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
-    for target in (self._talk, self._judge):
-      threading.Thread(target=target, name='peers', daemon=True).start()
+    self._threads = [
+        threading.Thread(target=target, name='peers', daemon=True)
+        for target in (self._talk, self._judge)]
+    for thread in self._threads:
+      thread.start()
 
   def advance(self, doing: str | None, count: int = 1) -> str:
     """Notes that this process is further, and at what; at what it was."""
@@ -113,6 +113,15 @@ class Watch:
     self._said |= {'code': code, 'why': why}
     self._exchange()
 
+  def close(self) -> None:
+    """Ends the threads, after `leave(0, '')`.
+
+    Python's end finds a thread that is in C++ just then, and breaks it off
+    there, which C++ takes for a reason to end the process.
+    """
+    for thread in self._threads:
+      thread.join(_SUSPICIOUS_SECS)
+
   def suspect(self) -> None:
     """A collective failed, so somebody is gone: says who, and leaves.
 
@@ -122,7 +131,7 @@ class Watch:
     time.sleep(self._timeout_secs + 4 * _PERIOD_SECS)
 
   def _talk(self) -> None:
-    while True:
+    while self._said['code'] is None:
       self._exchange()
       time.sleep(_PERIOD_SECS)
 
@@ -286,7 +295,7 @@ def run(fn: Callable[[], Any]) -> Any:
     # A launcher that saw it die may ask the others to stop, which they do.
     with stopping.requests():
       _watch.suspect()
-    if any(word in str(error) for word in _LOST_FOR_A_MOMENT):
+    if failures.is_of_a_network(error):
       why = ('all processes are there, but they waited too long for each other '
              f'({failures.reason(error)})')
       _say(stopping.RUN_AGAIN, why)
@@ -309,6 +318,7 @@ def part(code: int, message: str = '') -> None:
   import jax
   _watch.leave(code, message)
   if not code:
+    _watch.close()
     jax.distributed.shutdown()
     return
   if not jax.process_index():

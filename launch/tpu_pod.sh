@@ -18,14 +18,14 @@
 # as git sees it (changes that are not committed too, what .gitignore names
 # not), installs, starts JOB on all hosts, and follows the log of the first. JOB
 # does not need the connection: Ctrl-C ends the following alone, and the same
-# command follows again. When the slice is preempted it is made anew and the same copy
-# started again; so is a job that left with 75, R times (20) in all. Code 1, a
-# user's error, ends it. A workdir in gs:// survives the slice; one on its disks
-# does not, and its hosts do not share it. --queued asks for a queued resource
-# and waits until it is ACTIVE. --delete_at_end deletes the slice when JOB is
-# done or has failed. stop lets JOB save and leave. fetch copies a workdir here.
-# The exit code is 0 if the job is done, 75 if it was stopped, else the
-# failure's. --dry_run prints the commands and runs none.
+# command follows again. When the slice is preempted it is made anew and the
+# same copy started again; so is a job that left with 75, R times (20) in all.
+# Code 1, a user's error, ends it. A workdir in gs:// survives the slice; one on
+# its disks does not, and its hosts do not share it. --queued asks for a queued
+# resource and waits until it is ACTIVE. --delete_at_end deletes the slice when
+# JOB is done or has failed. stop lets JOB save and leave. fetch makes DIR/NAME
+# of a workdir .../NAME. The exit code is 0 if the job is done, 75 if it was
+# stopped, else the failure's. --dry_run prints the commands and runs none.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -378,9 +378,11 @@ exit 130' INT
   done
 }
 
-# Sets `command`: that which copies the workdir here.
+# Sets `command`: that which copies the workdir into `output`.
 fetch() {
   if [[ $workdir == gs://* ]]; then
+    # Unlike scp, it names no folder by itself.
+    output=$output/$(basename "$workdir")
     command=(gcloud storage rsync --recursive "$workdir" "$output")
   else
     command=(

@@ -79,6 +79,9 @@ start() {
 # In the background, as `start` makes it.
 work() {
   local code=0
+  # Of what fails before there is a job; supervise has traps of its own.
+  trap 'echo "$?" > "$notes/code"' EXIT
+  trap 'exit 143' INT TERM HUP
   require_job "$@"
   job=("$@")
   # shellcheck source=launch/supervise.sh

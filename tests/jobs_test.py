@@ -170,6 +170,22 @@ def test_remote_files_that_cannot_be_used_are_a_users_slip():
   assert done.returncode == 1 and 'Traceback' in done.stderr
 
 
+def test_a_device_that_failed_is_a_reason_to_start_again():
+  code = (
+      'import jax\n'
+      'from byol_jax import jobs\n'
+      'def main(argv):\n'
+      '  raise jax.errors.JaxRuntimeError({!r})\n'
+      'jobs.run(main)\n')
+  done = _run_code(code.format('INTERNAL: core halted\nits registers'))
+  assert done.returncode == 75 and 'Traceback' in done.stderr
+  assert done.stderr.splitlines()[-1] == (
+      'error: a device failed (INTERNAL: core halted its registers): run the '
+      'same command again to go on from the last checkpoint')
+  done = _run_code(code.format('RESOURCE_EXHAUSTED: 17 GB of 16 GB'))
+  assert done.returncode == 1 and 'a device failed' not in done.stderr
+
+
 @pytest.mark.parametrize('where', ['main', 'join'])
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_job_listens_itself_is_a_line(where, number):

@@ -178,9 +178,10 @@ def test_an_index_says_where_each_record_is(tmp_path, many_shards):
 _SLOW = """
 import sys, time
 from byol_jax.data import pack_shard
-encode = pack_shard._encode
+encode, begun = pack_shard._encode, []
 def slow(*arguments):
-  time.sleep(0.02)
+  begun.append(None)  # four shards, and then none to its end for long
+  time.sleep(0.01 if len(begun) < 60 else 0.5)
   return encode(*arguments)
 pack_shard._encode = slow
 from byol_jax import jobs, pack

@@ -100,6 +100,16 @@ def test_processes_hear_of_each_other(watches):
   assert a._peers[1].said['why'] == 'no such file'
 
 
+def test_the_threads_end_with_the_job(monkeypatch):
+  """One that is in C++ as Python ends would abort a process that is done."""
+  monkeypatch.setattr(peers, '_PERIOD_SECS', 0.01)
+  watch = peers.Watch(_Service(), 0, timeout_secs=10, hang_secs=50)
+  assert all(thread.is_alive() for thread in watch._threads)
+  watch.leave(0, '')
+  watch.close()
+  assert not any(thread.is_alive() for thread in watch._threads)
+
+
 def _in_the_watch_of(monkeypatch, watch):
   monkeypatch.setattr(peers, '_watch', watch)
 

@@ -284,7 +284,7 @@ def test_the_image_of_each_generation(pod, accelerator, version):
     (('stop', *SLICE),
      [*SSH, '--worker=all', *ALIVE, f'--command=bash {WORKER} stop']),
     (('fetch', *SLICE, '--workdir=gs://b/r', '--output=my runs'),
-     ['gcloud', 'storage', 'rsync', '--recursive', 'gs://b/r', 'my runs']),
+     ['gcloud', 'storage', 'rsync', '--recursive', 'gs://b/r', 'my runs/r']),
     (('fetch', *SLICE, '--workdir=runs/r', '--output=here'),
      ['gcloud', 'compute', 'tpus', 'tpu-vm', 'scp', '--recurse',
       'byol:runs/r', 'here', *WHERE, '--worker=0']),
@@ -413,6 +413,22 @@ def test_a_host_whose_python_is_too_old_gets_another(
       ['-m', 'pip', 'install', '--user', '--quiet', 'uv'],
       ['-m', 'uv', 'python', 'install', '3.12'],
       ['-m', 'uv', 'python', 'find', '3.12']]
+
+
+def test_a_host_that_cannot_install_says_so(fakes, environment, tmp_path):
+  """It has no job that could leave a code, and would come again."""
+  worker = ROOT / 'launch' / 'tpu_worker.sh'
+  (tmp_path / 'byol_jax_job').mkdir()
+  fakes.add('python3.12', 'python3.11', 'python3')
+  for name in ('python3.12', 'python3.11', 'python3'):
+    fakes.answer(name, '-c', code=1, times=-1)
+  fakes.answer('python3', 'pip install', code=1)
+  fakes.run(worker, 'work', 'byol_jax.pretrain', cwd=tmp_path, code=1,
+            HOME=str(tmp_path), **environment)
+  out, _ = fakes.run(
+      worker, 'status', cwd=tmp_path, HOME=str(tmp_path), **environment)
+  assert out == 'byol_jax_job: left 1\n'
+  assert not fakes.calls('python')
 
 
 @pytest.mark.parametrize('notes, said', [

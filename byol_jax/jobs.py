@@ -16,6 +16,7 @@ from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import failures
+from byol_jax import host_memory
 from byol_jax import peers
 from byol_jax import quiet_orbax
 from byol_jax import stopping
@@ -109,6 +110,7 @@ def run(
     # Imports and tracing make millions of objects that stay: to look through
     # them as often as Python does is a sixth of a start.
     gc.set_threshold(50_000, 20, 20)
+    host_memory.keep()
     _show_own_lines()
     quiet_orbax.quieten()
     if len(argv) > 1:

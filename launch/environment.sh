@@ -70,9 +70,3 @@ not i.find_spec("jax"))' 2>/dev/null; then
 }
 
 _enter_environment "$1" || exit 1
-
-# glibc gives large blocks back to the system at once, and the quickstart's step
-# then takes 1.22 times as long on a CPU, for page faults; let it keep them.
-export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
-export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-2147483647}
-export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}

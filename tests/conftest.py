@@ -26,7 +26,9 @@ import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
 from byol_jax import config as config_lib  # noqa: E402
+from byol_jax import host_memory  # noqa: E402
 
+host_memory.keep()  # as jobs do
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

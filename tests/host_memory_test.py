@@ -1,0 +1,44 @@
+"""What is freed stays with the process."""
+
+import os
+import subprocess
+import sys
+
+# How much is mapped apart from the heap, after 64 MB are taken.
+_CODE = """
+import ctypes, sys
+from byol_jax import host_memory
+class Info(ctypes.Structure):
+  _fields_ = [(name, ctypes.c_size_t) for name in (
+      'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks',
+      'uordblks', 'fordblks', 'keepcost')]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+if sys.argv[1] == 'keep':
+  host_memory.keep()
+before = libc.mallinfo2()
+block = libc.malloc(2**26)
+mapped = libc.mallinfo2().hblkhd - before.hblkhd
+libc.free(block)
+print(mapped >= 2**26, libc.mallinfo2().arena - before.arena >= 2**26)
+"""
+
+
+def _mapped_and_kept(argument, **environment):
+  names = ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_TOP_PAD_', 'MALLOC_MMAP_MAX_')
+  clean = {k: v for k, v in os.environ.items() if k not in names}
+  done = subprocess.run(
+      [sys.executable, '-c', _CODE, argument], env=clean | environment,
+      capture_output=True, text=True, check=True)
+  return done.stdout.split()
+
+
+def test_what_is_freed_is_kept():
+  assert _mapped_and_kept('leave') == ['True', 'False']
+  assert _mapped_and_kept('keep') == ['False', 'True']
+
+
+def test_the_environment_has_the_last_word():
+  kept = _mapped_and_kept('keep', MALLOC_MMAP_MAX_='65536')
+  assert kept == ['True', 'False']

@@ -91,6 +91,7 @@ class Watch:
     self._peers: dict[int, Peer] = {}
     self._answered = time.monotonic()
     self._lock = threading.Lock()  # orbax waits in threads of its own, too
+    self._talking = threading.Lock()
     self._said = {
         'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
         'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
@@ -136,6 +137,15 @@ class Watch:
       time.sleep(_PERIOD_SECS)
 
   def _exchange(self) -> None:
+    # What is said last must be the last to arrive; talking may hang, though.
+    turn = self._talking.acquire(timeout=_SUSPICIOUS_SECS)
+    try:
+      self._exchange_once()
+    finally:
+      if turn:
+        self._talking.release()
+
+  def _exchange_once(self) -> None:
     self._said['beat'] += 1
     try:
       self._client.key_value_set(

@@ -93,6 +93,7 @@ work() {
   }
   supervise 1 0 30 || code=$?
   echo "$code" > "$notes/code"
+  exit "$code"
 }
 
 follow() {

@@ -1,8 +1,15 @@
 """What is freed stays with the process."""
 
+import ctypes
 import os
 import subprocess
 import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), 'mallinfo2'),
+    reason='asks glibc 2.33 or newer')
 
 # How much is mapped apart from the heap, after 64 MB are taken.
 _CODE = """

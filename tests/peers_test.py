@@ -1,6 +1,9 @@
 """Who is to blame, by what the processes said of themselves."""
 
+import json
 import textwrap
+import threading
+import time
 
 import pytest
 
@@ -108,6 +111,26 @@ def test_the_threads_end_with_the_job(monkeypatch):
   watch.leave(0, '')
   watch.close()
   assert not any(thread.is_alive() for thread in watch._threads)
+
+
+def test_what_is_said_last_is_the_last_to_arrive():
+  """Though what was said before is slow."""
+  service, slow = _Service(), threading.Event()
+  arrive = service.key_value_set
+
+  def set_slowly(key, value, allow_overwrite):
+    if '"code": null' in value:
+      slow.set()
+      time.sleep(0.3)
+    arrive(key, value, allow_overwrite)
+
+  service.key_value_set = set_slowly
+  watch = peers.Watch(service, 0, timeout_secs=10, hang_secs=50)
+  assert slow.wait(10)
+  watch.leave(0, '')
+  watch.close()
+  (said,) = service.entries.values()
+  assert json.loads(said)['code'] == 0
 
 
 def _in_the_watch_of(monkeypatch, watch):

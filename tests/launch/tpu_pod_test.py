@@ -431,6 +431,18 @@ def test_a_host_that_cannot_install_says_so(fakes, environment, tmp_path):
   assert not fakes.calls('python')
 
 
+def test_a_host_that_cannot_start_a_job_is_not_done(
+    fakes, environment, tmp_path):
+  """Where nothing can be written for it, either."""
+  (tmp_path / 'byol_jax_job').mkdir()
+  fakes.run(
+      ROOT / 'launch' / 'tpu_worker.sh', 'work', 'byol_jax.pretrain',
+      cwd=tmp_path, code=1, HOME=str(tmp_path),
+      **environment | {'TMPDIR': str(tmp_path / 'none')})
+  assert (tmp_path / 'byol_jax_job' / 'code').read_text() == '1\n'
+  assert not fakes.calls('python')
+
+
 @pytest.mark.parametrize('notes, said', [
     ({}, 'nothing'), ({'pid': '1'}, 'left 137'),
     ({'pid': '1', 'code': '75'}, 'left 75'),

@@ -18,6 +18,7 @@ from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import host_memory
 from byol_jax import peers
+from byol_jax import platforms
 from byol_jax import quiet_orbax
 from byol_jax import stopping
 
@@ -111,6 +112,7 @@ def run(
     # them as often as Python does is a sixth of a start.
     gc.set_threshold(50_000, 20, 20)
     host_memory.keep()
+    platforms.leave_out_absent_tpu()
     _show_own_lines()
     quiet_orbax.quieten()
     if len(argv) > 1:

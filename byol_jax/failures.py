@@ -5,6 +5,11 @@ import re
 _KNOWN = (
     'No space left on device', 'Read-only file system', 'Disk quota exceeded',
     'Input/output error', 'Permission denied')
+# What JAX says where a network, or a machine, was slow.
+_OF_A_NETWORK = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')
+# And where a device fell out. Its memory being too small (RESOURCE_EXHAUSTED)
+# or the program being wrong would come again.
+_OF_A_DEVICE = ('ABORTED', 'CANCELLED', 'DATA_LOSS', 'INTERNAL', 'UNKNOWN')
 
 
 def reason(error: BaseException) -> str:
@@ -14,13 +19,6 @@ def reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
   known = re.search('|'.join(_KNOWN), text)
   return known.group() if known else text[:200]
-
-
-# What JAX says where a network, or a machine, was slow.
-_OF_A_NETWORK = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')
-# And where a device fell out. Its memory being too small (RESOURCE_EXHAUSTED)
-# or the program being wrong would come again.
-_OF_A_DEVICE = ('ABORTED', 'CANCELLED', 'DATA_LOSS', 'INTERNAL', 'UNKNOWN')
 
 
 def is_of_a_network(error: Exception) -> bool:

@@ -105,7 +105,7 @@ def test_segmentation_learns(config):
 def test_depth_learns(config, scenes):
   """Beyond the one depth that fits best."""
   config.data = scenes
-  config.depth.num_steps = 160
+  config.depth.num_steps = 480
   metrics = _run('depth', config, _encoder_variables())
   assert set(metrics) == {f'depth/{name}' for name in (
       'test_delta1', 'test_delta2', 'test_delta3', 'test_rms', 'test_rel',
@@ -113,7 +113,7 @@ def test_depth_learns(config, scenes):
   source = subject_lib.open_sources(config).test
   depths = np.concatenate([
       source.load_depth(i).numpy().flatten() for i in range(8)])
-  assert metrics['depth/test_rms'] < 0.9 * depths.std()
+  assert metrics['depth/test_rms'] < 0.8 * depths.std()
 
 
 def test_sweep_frozen_and_resumed(config, tmp_path, monkeypatch):

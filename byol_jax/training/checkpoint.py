@@ -29,6 +29,7 @@ from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
 from byol_jax import stopping
+from byol_jax import tensorstore_leak
 from byol_jax.data import remote
 from byol_jax.networks import network as network_lib
 from byol_jax.training import agreement
@@ -82,6 +83,7 @@ class Checkpoints:
     self._failure = ''  # why the last save failed, until the next one begins
     if is_ours:
       self._remove_unfinished()
+    tensorstore_leak.bound()
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:

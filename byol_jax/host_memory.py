@@ -1,8 +1,9 @@
-"""The C library's memory: kept, not given back at every step.
+"""The C library's memory: given back at every save, not at every step.
 
 glibc returns large blocks to the system as soon as they are free, and each new
 one is then paid for by page faults: on a CPU the quickstart's step takes 1.22
-times as long for that.
+times as long for that. But what is never returned grows: compiling leaves 400
+MB, and every save touches a little more of what lies free.
 """
 
 import ctypes
@@ -27,3 +28,10 @@ def keep() -> None:
   for name, (parameter, value) in _SETTINGS.items():
     if name not in os.environ:
       mallopt(parameter, value)
+
+
+def give_back() -> None:
+  """What is free now; takes milliseconds, and page faults afterwards."""
+  trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+  if trim is not None:
+    trim(0)

@@ -1,4 +1,4 @@
-"""What is freed stays with the process."""
+"""What is freed stays with the process, until it is given back."""
 
 import ctypes
 import os
@@ -49,3 +49,33 @@ def test_what_is_freed_is_kept():
 def test_the_environment_has_the_last_word():
   kept = _mapped_and_kept('keep', MALLOC_MMAP_MAX_='65536')
   assert kept == ['True', 'False']
+
+
+_GIVE_BACK = """
+import ctypes, pathlib, re
+from byol_jax import host_memory
+def resident():
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'RssAnon:\\s+(\\d+)', status).group(1))
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+host_memory.keep()
+blocks = [libc.malloc(2**16) for _ in range(2**10)]
+for block in blocks:
+  ctypes.memset(ctypes.c_void_p(block), 1, 2**16)
+full = resident()
+for block in blocks[:-1]:  # the last is above them all
+  libc.free(block)
+kept = resident()
+host_memory.give_back()
+print(full - kept, kept - resident())
+"""
+
+
+def test_what_is_free_is_given_back():
+  done = subprocess.run(
+      [sys.executable, '-c', _GIVE_BACK], capture_output=True, text=True,
+      check=True)
+  at_once, given_back = map(int, done.stdout.split())
+  assert at_once < 4 * 1024  # kB
+  assert given_back > 60 * 1024

@@ -18,6 +18,7 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
+from byol_jax import host_memory
 from byol_jax import locks
 from byol_jax import peers
 from byol_jax import stopping
@@ -287,6 +288,7 @@ class Loop:
   def _save(self, step: int, state: state_lib.TrainState) -> None:
     with self._journal.pause(), peers.at(f'the save of step {step}'):
       self._journal.flush()  # rows before a checkpoint are not made again
+      host_memory.give_back()
       save = self._checkpoints.save
       if step == self._setup.total_steps:
         save = self._checkpoints.save_surely

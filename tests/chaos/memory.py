@@ -1,6 +1,7 @@
 """Memory: what a process holds does not grow with its steps."""
 
 from collections.abc import Iterator
+import contextlib
 import pathlib
 import re
 
@@ -30,9 +31,9 @@ def two_processes(lab: Lab) -> Iterator[Survived]:
 
 
 def _measure(started: list[Run], workdir: pathlib.Path) -> Iterator[Survived]:
-  """Step 100 still has what compiling left, so that the later part counts too.
+  """From the first step to the last, and in the later part.
 
-  There the least is compared: saves come and go.
+  There the least is compared: what saves take comes and goes.
   """
   sizes = {}
   for step in range(_FIRST, _LAST + 1, 100):
@@ -57,5 +58,9 @@ def _measure(started: list[Run], workdir: pathlib.Path) -> Iterator[Survived]:
 
 
 def _resident_bytes(run: Run) -> int:
-  status = pathlib.Path(f'/proc/{run.pid}/status').read_text()
-  return int(re.search(r'VmRSS:\s+(\d+) kB', status).group(1)) * 1024
+  status = ''
+  with contextlib.suppress(OSError):  # it has ended
+    status = pathlib.Path(f'/proc/{run.pid}/status').read_text()
+  found = re.search(r'VmRSS:\s+(\d+) kB', status)
+  runs.expect(found, 'a process ended before it was measured')
+  return int(found.group(1)) * 1024

@@ -5,6 +5,10 @@ that JAX finds them free, and holds back its start-up notices; set
 TF_CPP_MIN_LOG_LEVEL to 0 to see them. (JAX sets it to 1, so any other level
 may not be the user's.) Whatever of ours imports TensorFlow imports this first.
 
+From gs:// it would fetch 64 MB around every record that is read; images are
+read one by one in random order, and so it is 1 MB, unless the environment
+says otherwise.
+
 TensorFlow imports Keras ahead of need, and with it SciPy's statistics,
 scikit-learn and Matplotlib, which is a third of its time; nothing here uses
 it, and who does gets it at its first use.
@@ -48,6 +52,8 @@ def _without_keras() -> Iterator[None]:
       del sys.modules['keras']
 
 
+# Read as TensorFlow is loaded.
+os.environ.setdefault('GCS_READ_CACHE_BLOCK_SIZE_MB', '1')
 with _quiet_cpp_logging(), _without_keras():
   import tensorflow as tf
   for _kind in ('GPU', 'TPU'):

@@ -53,10 +53,8 @@ class PackIndex:
     file = np.repeat(np.arange(len(paths), dtype=np.int32), self.shard_count)
     file_starts = np.cumsum(self.shard_bytes) - self.shard_bytes
     return records.RecordIndex(
-        paths=tuple(paths), sizes=tuple(map(int, self.shard_bytes)), file=file,
-        offset=(np.cumsum(whole) - whole - file_starts[file]
-                + records.HEADER_BYTES),
-        length=self.length)
+        paths=tuple(paths), file=file,
+        offset=np.cumsum(whole) - whole - file_starts[file])
 
 
 def join(parts: Sequence[PackIndex]) -> PackIndex:

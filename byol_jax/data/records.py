@@ -21,27 +21,24 @@ from byol_jax.data import cache
 from byol_jax.data import remote
 
 # length: uint64, crc of length: uint32, data, crc of data: uint32.
-HEADER_BYTES, _FOOTER_BYTES = 12, 4
-FRAME_BYTES = HEADER_BYTES + _FOOTER_BYTES
+HEADER_BYTES = 12
+FRAME_BYTES = HEADER_BYTES + 4
 _THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordIndex:
-  """Where records are: `paths[file[i]]`, at `offset[i]`, `length[i]` bytes."""
+  """Where records begin: `paths[file[i]]`, at byte `offset[i]`."""
   paths: tuple[str, ...]
-  sizes: tuple[int, ...]  # of the files, in bytes
   file: np.ndarray  # int32 [N]
-  offset: np.ndarray  # int64 [N], of the data
-  length: np.ndarray  # int64 [N]
+  offset: np.ndarray  # int64 [N], of the headers
 
   def __len__(self) -> int:
     return len(self.offset)
 
   def __getitem__(self, rows: slice) -> 'RecordIndex':
     return dataclasses.replace(
-        self, file=self.file[rows], offset=self.offset[rows],
-        length=self.length[rows])
+        self, file=self.file[rows], offset=self.offset[rows])
 
   def place_of(self, index: int) -> str:
     """Which record number `index` is, for messages."""
@@ -49,19 +46,22 @@ class RecordIndex:
             f'{self.paths[self.file[index]]}')
 
   def make_read_fn(self) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function, for the graph, of an index (int64 scalar) to a record."""
-    paths, sizes = tf.constant(self.paths), tf.constant(self.sizes, tf.int64)
+    """A function, for the graph, of an index (int64 scalar) to a record.
+
+    It takes the same time wherever in its file the record is, and compares its
+    checksums: one that is damaged is a `tf.errors.DataLossError`.
+    """
+    paths = tf.constant(self.paths)
     file, offset = tf.constant(self.file), tf.constant(self.offset)
-    length = tf.constant(self.length)
 
     def read(index: tf.Tensor) -> tf.Tensor:
-      start, count = offset[index], length[index]
-      # TensorFlow has no op to read a part of a file; this dataset of one
-      # element is one. The record is its only one between header and footer.
-      return tf.data.FixedLengthRecordDataset(
-          paths[file[index]], record_bytes=count, header_bytes=start,
-          footer_bytes=sizes[file[index]] - start - count,
-          buffer_size=0).get_single_element()
+      # TensorFlow has no op for a part of a file, but a dataset that begins
+      # in the middle of one; `tf.data.TFRecordDataset` does not offer it.
+      begun = tf.raw_ops.TFRecordDatasetV2(
+          filenames=paths[file[index]], compression_type='',
+          buffer_size=tf.constant(0, tf.int64), byte_offsets=offset[index])
+      return tf.data.experimental.from_variant(
+          begun, tf.TensorSpec([], tf.string)).take(1).get_single_element()
 
     return read
 
@@ -100,27 +100,17 @@ def index_records(
     if len(found) != count:
       raise ConfigError(
           f'{path} holds {len(found)} records; {count} were expected')
-  return [_file_index(path, found, size)
-          for path, found, size in zip(paths, offsets, sizes, strict=True)]
+  return [RecordIndex((path,), np.zeros(len(found), np.int32), found)
+          for path, found in zip(paths, offsets, strict=True)]
 
 
 def concatenate(indices: list[RecordIndex]) -> RecordIndex:
   """One index of all the records, in order."""
   return RecordIndex(
       paths=tuple(index.paths[0] for index in indices),
-      sizes=tuple(index.sizes[0] for index in indices),
       file=np.repeat(np.arange(len(indices), dtype=np.int32),
                      [len(index) for index in indices]),
-      offset=np.concatenate([index.offset for index in indices]),
-      length=np.concatenate([index.length for index in indices]))
-
-
-def _file_index(path: str, starts: np.ndarray, size: int) -> RecordIndex:
-  ends = np.append(starts[1:], size)
-  return RecordIndex(
-      paths=(path,), sizes=(size,), file=np.zeros(len(starts), np.int32),
-      offset=starts + HEADER_BYTES,
-      length=ends - starts - FRAME_BYTES)
+      offset=np.concatenate([index.offset for index in indices]))
 
 
 def _scan(path: str, size: int) -> np.ndarray:

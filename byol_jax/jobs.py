@@ -141,6 +141,10 @@ def _report(error: Exception) -> int:
   if _is_of_remote_files(error):
     _say(error)
     return stopping.RUN_AGAIN if _may_pass(error) else 1
+  if failures.is_of_a_store(error):
+    _say(f'a checkpoint is out of reach ({failures.reason(error)}): run the '
+         'same command again')
+    return stopping.RUN_AGAIN
   traceback.print_exc()
   if failures.is_of_a_device(error):
     _say(f'a device failed ({failures.reason(error)}): run the same command '

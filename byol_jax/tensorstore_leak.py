@@ -27,11 +27,12 @@ def _once_for_each(to_json: Any) -> Any:
   def wrapped(self: ts.KvStore.Spec, include_defaults: bool = False) -> Any:
     # Its text holds all that it does, and does not leak.
     key = repr(self), include_defaults
-    if key not in known:
+    found = known.get(key)
+    if found is None:
       if len(known) >= 64:  # every save has its own folders
         known.clear()
-      known[key] = to_json(self, include_defaults)
-    return copy.deepcopy(known[key])
+      found = known[key] = to_json(self, include_defaults)
+    return copy.deepcopy(found)
 
   return wrapped
 

@@ -186,6 +186,23 @@ def test_a_device_that_failed_is_a_reason_to_start_again():
   assert done.returncode == 1 and 'a device failed' not in done.stderr
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_bucket_out_of_reach_is_a_reason_to_start_again(wrapped):
+  code = (
+      'from byol_jax import jobs\n'
+      'def main(argv):\n'
+      '  error = ValueError({!r})\n'
+      f'  if {wrapped}: raise Exception("restoring failed") from error\n'
+      '  raise error\n'
+      'jobs.run(main)\n')
+  done = _run_code(code.format('UNAVAILABLE: could not resolve host'))
+  assert done.returncode == 75
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('error: a checkpoint is out of reach (')
+  done = _run_code(code.format('NOT_FOUND: no such array'))
+  assert done.returncode == 1 and 'out of reach' not in done.stderr
+
+
 @pytest.mark.parametrize('where', ['main', 'join'])
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_job_listens_itself_is_a_line(where, number):

@@ -1,8 +1,6 @@
 """A save keeps next to nothing of Python's memory."""
 
 import gc
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -11,6 +9,8 @@ import tensorstore as ts
 
 from byol_jax import tensorstore_leak
 from byol_jax.training import checkpoint
+
+_COUNTERS = ts.experimental_collect_matching_metrics
 
 
 def _kept_by_each(call, times):
@@ -29,23 +29,21 @@ def _kept_by_each(call, times):
     tracemalloc.stop()
 
 
-_LEAK = """
-import tensorstore as ts
-spec = ts.KvStore.Spec({'driver': 'file', 'path': '/a/folder/'})
-from tests.tensorstore_leak_test import _kept_by_each
-print(_kept_by_each(spec.to_json, 100))
-"""
-
-
-def test_tensorstore_still_leaks():
-  """Where this fails, TensorStore is mended and the module can go."""
-  done = subprocess.run(
-      [sys.executable, '-c', _LEAK], capture_output=True, text=True, check=True)
-  assert float(done.stdout) > 100
+@pytest.fixture
+def unbound(monkeypatch):
+  """TensorStore as it is; what is done to it is undone."""
+  to_json = ts.KvStore.Spec.to_json
+  to_json = getattr(to_json, '__wrapped__', to_json)
+  monkeypatch.setattr(
+      ts.KvStore.Spec, 'to_json', lambda self, *args: to_json(self, *args))
+  monkeypatch.setattr(ts, 'experimental_collect_matching_metrics', _COUNTERS)
+  spec = ts.KvStore.Spec({'driver': 'file', 'path': '/a/folder/'})
+  if _kept_by_each(spec.to_json, 100) < 100:
+    pytest.skip('TensorStore is mended: tensorstore_leak.py can go')
 
 
 @pytest.mark.parametrize('include_defaults', [False, True])
-def test_specifications_are_what_they_were(include_defaults):
+def test_specifications_are_what_they_were(unbound, include_defaults):
   spec = ts.KvStore.Spec({'driver': 'file', 'path': '/a/folder/'})
   tensorstore_leak.bound()
   expected = ts.KvStore.Spec.to_json.__wrapped__(spec, include_defaults)
@@ -57,7 +55,7 @@ def test_specifications_are_what_they_were(include_defaults):
   assert other.to_json()['path'] == '/another/'
 
 
-def test_specifications_are_not_kept_without_end():
+def test_specifications_are_not_kept_without_end(unbound):
   tensorstore_leak.bound()
   paths = (f'/folder/{i}/' for i in range(10_000))
   kept = _kept_by_each(lambda: [
@@ -66,7 +64,7 @@ def test_specifications_are_not_kept_without_end():
   assert kept < 64 * 400  # the leak of one each, and nothing of the cache
 
 
-def test_saves_keep_little(tmp_path):
+def test_saves_keep_little(unbound, tmp_path):
   checkpoints = checkpoint.Checkpoints(str(tmp_path), is_ours=True)
   state = {f'{i}': np.zeros(2, np.float32) for i in range(100)}
   steps = iter(range(1000))

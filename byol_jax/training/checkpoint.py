@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
+from byol_jax import host_memory
 from byol_jax import stopping
 from byol_jax import tensorstore_leak
 from byol_jax.data import remote
@@ -83,7 +84,6 @@ class Checkpoints:
     self._failure = ''  # why the last save failed, until the next one begins
     if is_ours:
       self._remove_unfinished()
-    tensorstore_leak.bound()
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
@@ -119,6 +119,8 @@ class Checkpoints:
         other processes, which cannot do their part any more.
     """
     self.wait()
+    tensorstore_leak.bound()
+    host_memory.give_back()
     if devices.any_process(bool(self._failure)):
       self._recover()
     self._pending = step
@@ -149,14 +151,27 @@ class Checkpoints:
       self._pending = None
     return not self._failure
 
-  def save_surely(self, step: int, state: Any, run: dict[str, Any]) -> None:
+  def save_surely(
+      self, step: int, state: Any, run: dict[str, Any],
+      must_stop: Callable[[], bool] = lambda: False) -> None:
     """Saves and waits; tries for minutes, as no later save comes.
+
+    Args:
+      step: see `save`.
+      state: see `save`.
+      run: see `save`.
+      must_stop: whether the job is to leave; asked before another try.
 
     Raises:
       OSError: if it did not succeed.
+      UnfinishedError: if it did not, and any process must stop.
     """
     for attempt in range(_LAST_SAVE_TRIES):
       if attempt:
+        if devices.any_process(must_stop()):
+          raise stopping.UnfinishedError(
+              f'stopped; step {step} could not be saved ({self._failure}); '
+              f'{self._describe_newest()}. Make room, then run again')
         logging.error('trying again in %.0f s', _LAST_SAVE_PAUSE_SECS)
         time.sleep(_LAST_SAVE_PAUSE_SECS)
       self.save(step, state, run)
@@ -346,7 +361,7 @@ def _steps_on_disk(directory: epath.Path) -> list[int]:
   """Steps of finished checkpoints, whatever a manager believes."""
   try:
     return [int(path.name) for path in directory.iterdir()
-            if path.name.isdigit()]
+            if _is_finished(path)]
   except remote.FILE_ERRORS:
     return []
 
@@ -355,9 +370,15 @@ def _unfinished(directory: epath.Path) -> list[epath.Path]:
   """What orbax leaves of a save that failed."""
   try:
     return [path for path in directory.iterdir()
-            if not path.name.isdigit() and 'orbax' in path.name]
+            if (path.name.isdigit() or 'orbax' in path.name)
+            and not _is_finished(path)]
   except remote.FILE_ERRORS:
     return []
+
+
+def _is_finished(path: epath.Path) -> bool:
+  """A folder gets its name when it is finished; on gs://, a file in it."""
+  return path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _abstract(tree: Any) -> Any:

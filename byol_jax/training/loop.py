@@ -18,7 +18,6 @@ import numpy as np
 from byol_jax import config as config_lib
 from byol_jax import failures
 from byol_jax import files
-from byol_jax import host_memory
 from byol_jax import locks
 from byol_jax import peers
 from byol_jax import stopping
@@ -288,11 +287,11 @@ class Loop:
   def _save(self, step: int, state: state_lib.TrainState) -> None:
     with self._journal.pause(), peers.at(f'the save of step {step}'):
       self._journal.flush()  # rows before a checkpoint are not made again
-      host_memory.give_back()
-      save = self._checkpoints.save
       if step == self._setup.total_steps:
-        save = self._checkpoints.save_surely
-      save(step, state, self._note_of(step))
+        self._checkpoints.save_surely(
+            step, state, self._note_of(step), lambda: self._asked.requested)
+      else:
+        self._checkpoints.save(step, state, self._note_of(step))
 
   def _note_of(self, step: int) -> dict[str, Any]:
     return self._note | {

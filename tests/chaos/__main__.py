@@ -46,6 +46,7 @@ TROUBLES = {
     'damaged file by file': disks.damaged_files,
     'all checkpoints damaged': disks.all_damaged,
     'full disk': disks.full,
+    'full disk, two processes': disks.full_for_two,
     'full disk at the last save': disks.full_at_the_end,
     'disk turns read-only': disks.turns_read_only,
     'workdir is read-only': disks.read_only,

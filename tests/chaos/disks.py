@@ -107,6 +107,22 @@ def full(lab: Lab) -> Iterator[Survived]:
         f'after {shown} came later', note=f'step {kept} stayed restorable')
 
 
+def full_for_two(lab: Lab) -> Iterator[Survived]:
+  """Of two processes that save together."""
+  with _small_disk(lab) as disk:
+    workdir = disk / 'run'
+    pair = lab.two_under_way(workdir, 20, '--config.checkpoint_every_steps=30')
+    with pair[0].frozen(), pair[1].frozen():
+      _fill(disk)
+    _until_failed_saves(pair[0], 2)
+    with pair[0].frozen(), pair[1].frozen():
+      _make_room(disk)
+    for run in pair:
+      run.ends(0)
+    runs.expect_same_end(workdir, lab.undisturbed(processes=2))
+    yield Survived(f'{pair[0].text.count("saving step")} saves failed')
+
+
 def full_at_the_end(lab: Lab) -> Iterator[Survived]:
   """The only save there is, and it does not fit; later it does."""
   with _small_disk(lab) as disk:

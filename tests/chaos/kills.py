@@ -30,7 +30,8 @@ def kills(lab: Lab) -> Iterator[Survived]:
   started.append(lab.start(workdir, _FINAL))
   started[-1].ends(0)
   try:
-    runs.expect_same_end(workdir, lab.undisturbed())
+    runs.expect_same_end(workdir, lab.undisturbed(_FINAL))
+    runs.expect_same_result(workdir, lab.undisturbed(_FINAL))
   except runs.FailedError as error:
     raise runs.FailedError(str(error), tried=len(moments)) from None
   for n, (moment, step) in enumerate(zip(moments, saved, strict=True), 1):

@@ -388,3 +388,16 @@ def expect_same_end(workdir: pathlib.Path, other: pathlib.Path) -> None:
            f'{workdir} and {other}')
   expect(len(found) == len(expected),
          f'{len(found)} rows in {workdir}, {len(expected)} in {other}')
+
+
+def expect_same_result(workdir: pathlib.Path, other: pathlib.Path) -> None:
+  """The same figures of the final evaluation, and how long it took aside.
+
+  Raises:
+    FailedError: if they differ.
+  """
+  found, expected = (
+      {k: v for k, v in json.loads((path / 'result.json').read_text()).items()
+       if 'second' not in k}
+      for path in (workdir, other))
+  expect(found == expected, f'result.json differs in {workdir} and {other}')

@@ -2,13 +2,16 @@
 
 import shutil
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax import stopping
 from byol_jax.quiet_tensorflow import tf
 from byol_jax.training import checkpoint
+from tests import remote
 
 
 def _state():
@@ -199,6 +202,13 @@ def test_the_last_save_is_tried_until_there_is_room(
   monkeypatch.setattr(checkpoint.time, 'sleep', lambda _: None)
   with pytest.raises(OSError, match='step 9 could not be saved .No space'):
     checkpoints.save_surely(9, _state(), {'config': {}})
+  answers = iter((False, True))
+  with pytest.raises(stopping.UnfinishedError) as raised:
+    checkpoints.save_surely(
+        10, _state(), {'config': {}}, lambda: next(answers))
+  assert str(raised.value) == (
+      'stopped; step 10 could not be saved (No space left on device); the '
+      'checkpoint of step 8 is kept. Make room, then run again')
   disk.is_full = False
   checkpoints.close()
 
@@ -211,6 +221,34 @@ def test_an_outage_of_a_remote_disk_is_one_of_the_disk():
 
   assert checkpoint._unfinished(Remote()) == []
   assert checkpoint._steps_on_disk(Remote()) == []
+
+
+def test_what_was_not_finished_in_a_bucket_is_no_checkpoint():
+  """A folder is not renamed there; that it is whole says a file in it."""
+  with remote.bucket() as bucket:
+    directory = epath.Path(bucket) / 'checkpoints'
+    for step in (35, 42):
+      (directory / str(step)).mkdir(parents=True)
+    (directory / '35' / 'commit_success.txt').write_text('whole')
+    assert checkpoint._steps_on_disk(directory) == [35]
+    assert checkpoint._unfinished(directory) == [directory / '42']
+
+
+@pytest.fixture
+def given_back(monkeypatch):
+  """How often free memory was given back."""
+  calls = []
+  monkeypatch.setattr(
+      checkpoint.host_memory, 'give_back', lambda: calls.append(1))
+  return calls
+
+
+def test_each_save_gives_back_what_is_free(tmp_path, given_back):
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  for step in (1, 2):
+    checkpoints.save(step, _state(), {})
+  checkpoints.close()
+  assert len(given_back) == 2
 
 
 def test_what_is_not_the_files_fault_stays_as_it_is(saved):

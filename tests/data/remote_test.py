@@ -2,6 +2,10 @@
 """
 
 import io
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from byol_jax.data import sources
 
 import tensorflow as tf  # isort: skip
 
+ROOT = pathlib.Path(__file__).parents[2]
 _N = 6
 
 
@@ -69,3 +74,16 @@ def test_tfrecords(place):
 def test_what_is_not_there_is_one_clear_line(data, message):
   with pytest.raises(ConfigError, match=message):
     _open(data)
+
+
+@pytest.mark.parametrize('said', [None, '16'])
+def test_little_is_fetched_around_a_record(said):
+  """TensorFlow's own default would be 64 MB for each; users may choose."""
+  name = 'GCS_READ_CACHE_BLOCK_SIZE_MB'
+  environment = {k: v for k, v in os.environ.items() if k != name}
+  done = subprocess.run(
+      [sys.executable, '-c', 'import os, byol_jax.quiet_tensorflow\n'
+       f'print(os.environ["{name}"])'],
+      env=environment | ({name: said} if said else {}), cwd=ROOT,
+      capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == (said or '1')

@@ -8,7 +8,6 @@ from typing import Any
 from absl import logging
 import jax
 
-from byol_jax.data import preview_grid
 from byol_jax.evaluation import collapse
 from byol_jax.training import first_step as first_step_lib
 from byol_jax.training import input_wait
@@ -85,6 +84,8 @@ class Journal:
         f'epochs, into {self._workdir}; compiling the step')
 
   def _show_views(self) -> None:
+    # Matplotlib's import would come before the first step.
+    from byol_jax.data import preview_grid  # pylint: disable=g-import-not-at-top
     views = preview_grid.create_preview(self._setup.sources.train, self._config)
     try:
       preview_grid.write_png(views, f'{self._workdir}/views.png')

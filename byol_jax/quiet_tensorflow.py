@@ -9,6 +9,10 @@ From gs:// it would fetch 64 MB around every record that is read; images are
 read one by one in random order, and so it is 1 MB, unless the environment
 says otherwise.
 
+Its operations take one thread each: pipelines make images in parallel, and its
+XLA would split each loop over an image for as many threads as there are cores,
+whatever a pipeline's options say.
+
 TensorFlow imports Keras ahead of need, and with it SciPy's statistics,
 scikit-learn and Matplotlib, which is a third of its time; nothing here uses
 it, and who does gets it at its first use.
@@ -58,3 +62,5 @@ with _quiet_cpp_logging(), _without_keras():
   import tensorflow as tf
   for _kind in ('GPU', 'TPU'):
     tf.config.set_visible_devices([], _kind)
+  with contextlib.suppress(RuntimeError):  # a user's program is at it already
+    tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -30,6 +30,12 @@ def decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
   return tf.io.decode_image(checked, channels=3, expand_animations=False)
 
 
+# As a part of the graph, all that other formats take would be passed through
+# for each JPEG, which takes as long as a third of the rest around its decoder.
+_decode_apart = tf.function(
+    decode, autograph=False, experimental_attributes={'_noinline': True})
+
+
 def decode_boxes(
     encoded: tf.Tensor, make_boxes: Callable[[tf.Tensor], tf.Tensor],
     max_pixels: int) -> list[tf.Tensor]:
@@ -56,7 +62,7 @@ def decode_boxes(
             boxes - tf.concat([start, [0, 0]], axis=0))
 
   def from_other() -> tuple[tf.Tensor, tf.Tensor]:
-    image = decode(encoded, max_pixels)
+    image = _decode_apart(encoded, max_pixels)
     return image, make_boxes(tf.shape(image))
 
   image, boxes = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)

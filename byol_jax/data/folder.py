@@ -81,7 +81,7 @@ def create_folder_source(
       class_names=found.class_names,
       read_names=lambda: [file.name for file in files],
       **examples.fingerprints(file.state for file in files))
-  paths = [str(root / file.name) for file in files]
+  paths = [os.path.join(root, file.name) for file in files]
   sizes = np.array([(file.height, file.width) for file in files])
   if examples.fit_in_memory(sizes, cache_bytes):
     images = photo.read_all(paths, max_pixels)
@@ -180,7 +180,7 @@ def _labels(
   if layout.class_names is None:
     return None
   numbers = {name: i for i, name in enumerate(layout.class_names)}
-  names = [pathlib.PurePath(file.name).parts[0] for file in files]
+  names = [file.name.partition('/')[0] for file in files]
   unknown = sorted(set(names) - set(numbers))
   if unknown:
     raise ConfigError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -21,10 +22,14 @@ from byol_jax.data import photo
 SUFFIXES = frozenset((
     '.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm',
     '.pgm'))
-_THREADS = 16
+_THREADS = min(max(16, os.cpu_count() or 1), 64)
+# Files that wait for a thread, of perhaps millions.
+_AT_ONCE = 4096
 # Raised when `photo` judges files otherwise, so that old verdicts are dropped.
 _VERSION = 3
 _PROGRESS_SECS = 10.0
+# What was found is kept that often, for whoever is stopped meanwhile.
+_KEEP_SECS = 60.0
 
 
 class ImageFile(NamedTuple):
@@ -91,11 +96,15 @@ def examine_folder(root: pathlib.Path, max_pixels: int) -> Examined:
   if new:
     known = {file.state: known[file.state] for file in files
              if file.state in known}
+    kept = time.monotonic()
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # broken metadata is no matter
-      known |= {
-          file.state: file for file in _examine_all(root, new, max_pixels)}
-    cache.remember(remembered, json.dumps(list(known.values())).encode())
+      for file in _examine_all(root, new, max_pixels):
+        known[file.state] = file
+        if time.monotonic() - kept > _KEEP_SECS:
+          _keep(remembered, known)
+          kept = time.monotonic()
+    _keep(remembered, known)
   examined = [known[file.state] for file in files]
   return Examined(good=[file for file in examined if not file.problem],
                   bad=[file for file in examined if file.problem])
@@ -117,7 +126,7 @@ def readable_paths(
   Returns:
     A path for each.
   """
-  paths = [str(root / file.name) for file in files]
+  paths = [os.path.join(root, file.name) for file in files]
   copies = {
       path: cache.cached_file(
           'image', (os.path.realpath(path), file.state), '.png')
@@ -145,6 +154,8 @@ def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
   found = []
   for parent, folders, names in os.walk(root):  # no linked folders
     folders[:] = [f for f in folders if not f.startswith('.')]
+    inside = pathlib.PurePath(os.path.relpath(parent, root)).as_posix()
+    prefix = '' if inside == '.' else f'{inside}/'
     for name in names:
       path = os.path.join(parent, name)
       if name.startswith('.') or not is_image_name(name):
@@ -152,9 +163,9 @@ def _image_files(root: pathlib.Path) -> Iterator[ImageFile]:
       if os.path.islink(path) and leads_out(root, path):
         continue
       if os.path.isfile(path):  # no pipe or device, which might never end
-        found.append(pathlib.PurePath(os.path.relpath(path, root)).as_posix())
+        found.append(prefix + name)
   for name in sorted(found):
-    status = os.stat(root / name)
+    status = os.stat(os.path.join(root, name))
     yield ImageFile(name, status.st_size, status.st_mtime_ns)
 
 
@@ -165,7 +176,10 @@ def _examine_all(
   logging.info('Checking %d image files in %s, once.', len(files), root)
   said = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    examined = pool.map(lambda file: _examine(root, file, max_pixels), files)
+    examined = itertools.chain.from_iterable(
+        pool.map(lambda file: _examine(root, file, max_pixels),
+                 files[i:i + _AT_ONCE])
+        for i in range(0, len(files), _AT_ONCE))
     for count, file in enumerate(examined, 1):
       yield file
       if time.monotonic() - said > _PROGRESS_SECS:
@@ -191,6 +205,11 @@ def _examine(
         problem='truncated' if truncated else 'cannot be decoded')
   return file._replace(
       height=found.height, width=found.width, plain=found.plain)
+
+
+def _keep(
+    path: pathlib.Path, known: dict[tuple[str, int, int], ImageFile]) -> None:
+  cache.remember(path, json.dumps(list(known.values())).encode())
 
 
 def _load(path: pathlib.Path) -> dict[tuple[str, int, int], ImageFile]:

@@ -13,8 +13,9 @@ masked); `wanted` then says which it was. It is for the host only.
 `unreadable.Watch` makes a pipeline careful when it has to be, counts with
 `wanted`, and takes it out of the batches.
 
-Work is done in chunks of a few dozen rows, which fit the processor's cache
-and keep all its cores busy; chunks are joined into batches at the end.
+Images in memory are rendered in chunks of a few dozen rows, which fit the
+processor's cache and keep all its cores busy; encoded ones one by one. Both are
+joined into batches at the end.
 """
 
 from collections.abc import Callable
@@ -153,11 +154,10 @@ def create_train_dataset(
     return chunk | {'views': images}
 
   chunks = _shuffled_chunks(source, rows, start_step, total_steps, config.seed)
-  chunks = _render(
+  rendered = _render(
       chunks, source, rows, views, seed=config.seed, size=config.image_size,
       careful=careful)
-  return _join_chunks(
-      chunks, finish, rows.chunks_per_step, total_steps - start_step)
+  return _join(rendered, source, rows, finish, total_steps - start_step)
 
 
 def read_first_views(
@@ -233,11 +233,10 @@ def create_labelled_dataset(
     return chunk
 
   chunks = _shuffled_chunks(source, rows, start_step, total_steps, seed, index)
-  chunks = _render(
+  rendered = _render(
       chunks, source, rows, [view], seed=seed,
       size=config_lib.test_image_size(config), careful=careful)
-  return _join_chunks(
-      chunks, finish, rows.chunks_per_step, total_steps - start_step)
+  return _join(rendered, source, rows, finish, total_steps - start_step)
 
 
 def create_eval_dataset(
@@ -310,11 +309,10 @@ def create_eval_dataset(
       tf.data.Dataset.range(
           start_step * rows.chunks_per_step, steps * rows.chunks_per_step),
       chunk)
-  chunks = _render(
+  rendered = _render(
       chunks, source, rows, [view], seed=0,
       size=image_size or config_lib.test_image_size(config), careful=careful)
-  return _join_chunks(
-      chunks, finish, rows.chunks_per_step, max(steps - start_step, 0))
+  return _join(rendered, source, rows, finish, max(steps - start_step, 0))
 
 
 def read_image(source: Source, index: int) -> tf.Tensor:
@@ -367,7 +365,10 @@ def _render(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
     views: Sequence[_View], *, seed: int, size: int, careful: bool
 ) -> tf.data.Dataset:
-  """Adds `images`, a tuple of [rows, size, size, 3] for the views, and `label`.
+  """Adds `images`, a tuple of [size, size, 3] for the views, and `label`.
+
+  Of images in memory to chunks, whose rows are rendered together; of encoded
+  ones, to examples.
 
   Args:
     chunks: of `index`, int64 [rows], `first`, the position of the first row,
@@ -397,9 +398,8 @@ def _render(
     tensors = source.tensors  # copied here, not while tracing
     return parallel_map(chunks, lambda chunk: _render_in_memory(
         chunk, tensors, views, size))
-  rendered = parallel_map(chunks.unbatch(), lambda example: _render_encoded(
+  return parallel_map(chunks.unbatch(), lambda example: _render_encoded(
       example, source, views, size, careful))
-  return rendered.batch(rows.per_chunk, drop_remainder=True)
 
 
 def _render_in_memory(
@@ -445,18 +445,25 @@ def _render_encoded(
       candidates, attempt, or_blank='mask' in example)
 
 
-def _join_chunks(
-    chunks: tf.data.Dataset, finish: Callable[[_Batch], _Batch],
-    chunks_per_step: int, num_steps: int) -> tf.data.Dataset:
-  """Finished batches of chunks, with int32 indices, prefetched."""
+def _join(
+    rendered: tf.data.Dataset, source: Source, rows: _Rows,
+    finish: Callable[[_Batch], _Batch], num_steps: int) -> tf.data.Dataset:
+  """Finished batches of what was rendered, with int32 indices, prefetched."""
+  in_chunks = isinstance(source, InMemorySource)
+
   def join(batch: _Batch) -> _Batch:
-    batch = finish(tf.nest.map_structure(
-        lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]),
-        batch))
+    if in_chunks:
+      batch = tf.nest.map_structure(
+          lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]),
+          batch)
+    batch = finish(batch)
     return batch | {key: tf.cast(batch[key], tf.int32)
                     for key in {'index', 'wanted'} & set(batch)}
 
-  dataset = chunks.batch(chunks_per_step, drop_remainder=True)
+  # Two at once: one thread copies no more than some thousand images a second.
+  dataset = rendered.batch(
+      rows.chunks_per_step if in_chunks else rows.per_process,
+      drop_remainder=True, num_parallel_calls=2)
   dataset = parallel_map(dataset, join)
   dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
   return prefetch_in_order(dataset)

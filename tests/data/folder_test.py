@@ -135,6 +135,32 @@ def test_bad_files_are_counted_named_and_skipped(tmp_path, caplog, cache_home):
     _open(root, max_bad=0.2)
 
 
+def test_what_was_examined_is_kept_when_a_job_is_stopped(
+    tmp_path, monkeypatch):
+  for name in 'abcde':
+    _write(tmp_path / f'{name}.png')
+  examined, examine = [], photo.examine
+
+  def stop_at_the_fourth(path, *limit):
+    examined.append(path)
+    if len(examined) == 4:
+      raise KeyboardInterrupt
+    return examine(path, *limit)
+
+  monkeypatch.setattr(photo, 'examine', stop_at_the_fourth)
+  monkeypatch.setattr(folder_index, '_THREADS', 1)
+  monkeypatch.setattr(folder_index, '_AT_ONCE', 2)
+  monkeypatch.setattr(folder_index, '_KEEP_SECS', 0.0)
+  with pytest.raises(KeyboardInterrupt):
+    folder_index.examine_folder(tmp_path, 10**6)
+  del examined[:]
+  monkeypatch.setattr(
+      photo, 'examine',
+      lambda path, *limit: examined.append(path) or examine(path, *limit))
+  assert len(folder_index.examine_folder(tmp_path, 10**6).good) == 5
+  assert examined == [str(tmp_path / f'{name}.png') for name in 'de']
+
+
 def test_files_are_examined_once(tmp_path, monkeypatch):
   _write(tmp_path / 'a.jpg')
   _write(tmp_path / 'b.jpg')

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import os
+import pathlib
+import re
 import time
 
 import numpy as np
@@ -184,6 +186,22 @@ def test_a_record_takes_as_long_at_a_file_s_end_as_at_its_beginning(tmp_path):
       assert record == bytes([place % 256]) * 500_000
   first, last = (min(taken) for taken in seconds.values())
   assert last < 5 * first
+
+
+@pytest.mark.skipif(
+    not os.path.exists('/proc/self/io'), reason='asks Linux')
+def test_indexing_reads_headers_alone(tmp_path):
+  path = tmp_path / 'train'
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for _ in range(100):
+      writer.write(bytes(100_000))
+  def bytes_read():
+    return int(re.search(
+        r'rchar: (\d+)', pathlib.Path('/proc/self/io').read_text()).group(1))
+  before = bytes_read()
+  (index,) = records.index_records([str(path)])
+  assert len(index) == 100
+  assert bytes_read() - before < 100_000
 
 
 def test_a_checksum_that_does_not_fit_is_found(tmp_path):

@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 
 from byol_jax import quiet_orbax
 from tests.chaos import disks
@@ -101,6 +102,10 @@ def try_one(
     row.problem = str(error)
   except runs.NotTriedError as error:
     row.problem = f'not tried: {error}'
+  except Exception as error:  # the other rows are worth having
+    traceback.print_exc()
+    row.tried += 1
+    row.problem = f'{type(error).__name__}: {error}'
   finally:
     lab.end()
   row.seconds = time.monotonic() - begin

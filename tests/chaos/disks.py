@@ -1,5 +1,6 @@
 """Disks: files that rot, space that ends, file systems that turn read-only."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import logging
@@ -20,8 +21,7 @@ def damaged(lab: Lab) -> Iterator[Survived]:
   for damage in damages:
     workdir = lab.half(f'damaged{damage.__name__}')
     *_, older, newest = runs.steps_saved(workdir)
-    files = _files(workdir / 'checkpoints' / str(newest))
-    what = damage(max(files, key=lambda path: path.stat().st_size), lab.rng)
+    what = _damage_where_it_matters(workdir, newest, damage, lab.rng)
     run = lab.start(workdir)
     run.ends(0)
     begin = runs.first_step(run)
@@ -32,6 +32,20 @@ def damaged(lab: Lab) -> Iterator[Survived]:
     runs.expect_same_end(workdir, lab.undisturbed())
     yield Survived(f'{what} of step {newest}',
                    note=f'{newest - older} steps made again')
+
+
+def _damage_where_it_matters(
+    workdir: pathlib.Path, step: int, damage: Callable[..., str],
+    rng: random.Random) -> str:
+  """The largest file, again and again until what is read is harmed."""
+  path = max(_files(workdir / 'checkpoints' / str(step)),
+             key=lambda path: path.stat().st_size)
+  contents = path.read_bytes()
+  while True:
+    what = damage(path, rng)
+    if int(_restore_quietly(workdir)['step']) != step:
+      return what
+    path.write_bytes(contents)
 
 
 def damaged_files(lab: Lab) -> Iterator[Survived]:

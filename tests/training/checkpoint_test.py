@@ -1,6 +1,8 @@
 """Checkpoints whose files are not whole."""
 
+import errno
 import shutil
+import types
 
 from etils import epath
 import jax
@@ -211,6 +213,23 @@ def test_the_last_save_is_tried_until_there_is_room(
       'checkpoint of step 8 is kept. Make room, then run again')
   disk.is_full = False
   checkpoints.close()
+
+
+def test_of_several_processes_none_waits_for_one_that_cannot_save(
+    tmp_path, monkeypatch):
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+
+  def refuse(*_, **__):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(checkpoints._manager, 'save', refuse)
+  monkeypatch.setattr(checkpoint, 'jax', types.SimpleNamespace(
+      process_count=lambda: 2, process_index=lambda: 1))
+  with pytest.raises(stopping.UnfinishedError) as raised:
+    checkpoints.save(3, _state(), {'config': {}})
+  assert raised.value.code == 75
+  assert str(raised.value).startswith(
+      'saving step 3 failed in process 1 (No space left on device)')
 
 
 def test_an_outage_of_a_remote_disk_is_one_of_the_disk():

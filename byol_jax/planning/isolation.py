@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import tempfile
+import threading
 from typing import Any
 
 import ml_collections
@@ -55,11 +56,18 @@ def compile_apart(
 def _set_up(log: str) -> None:
   """Of the child: dies of ctrl-C at once, and complains into a file.
 
-  Python's own handler would wait for the compiler to return.
+  Python's own handler would wait for the compiler to return. It dies with its
+  parent, too, however that ends: a compiler takes gigabytes, and minutes.
   """
   signal.signal(signal.SIGINT, signal.SIG_DFL)
+  threading.Thread(target=_leave_with_parent, daemon=True).start()
   with open(log, 'wb') as file:
     os.dup2(file.fileno(), 2)
+
+
+def _leave_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _last_words(log: pathlib.Path) -> str:

@@ -1,8 +1,11 @@
 """A compiler that dies takes nothing with it."""
 
 import os
+import pathlib
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -10,6 +13,7 @@ from byol_jax import config as config_lib
 from byol_jax.planning import isolation
 from byol_jax.planning import slices
 
+ROOT = pathlib.Path(__file__).parents[2]
 (WHERE,) = slices.parse_slices(['v4:2x2x1'])
 
 
@@ -46,3 +50,31 @@ def test_an_error_comes_through(monkeypatch, tiny_config):
   monkeypatch.setattr(isolation, '_compile', _refuse)
   with pytest.raises(config_lib.ConfigError, match='does not know it'):
     isolation.compile_apart(tiny_config, 10, (0, 1), WHERE)
+
+
+_PARENT = """
+import concurrent.futures, multiprocessing, os, time
+from byol_jax.planning import isolation
+if __name__ == '__main__':
+  with concurrent.futures.ProcessPoolExecutor(
+      1, mp_context=multiprocessing.get_context('spawn'),
+      initializer=isolation._set_up, initargs=(os.devnull,)) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 1000).result()
+"""
+
+
+def test_a_compiler_does_not_outlive_who_asked_for_it(tmp_path):
+  """It would take gigabytes for nothing."""
+  script = tmp_path / 'parent.py'
+  script.write_text(_PARENT)
+  with subprocess.Popen(
+      [sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+      env=os.environ | {'PYTHONPATH': str(ROOT)}) as parent:
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+  with pytest.raises(ProcessLookupError):
+    for _ in range(200):
+      os.kill(child, 0)
+      time.sleep(0.05)

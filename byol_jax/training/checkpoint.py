@@ -361,7 +361,8 @@ def _steps_on_disk(directory: epath.Path) -> list[int]:
   """Steps of finished checkpoints, whatever a manager believes."""
   try:
     return [int(path.name) for path in directory.iterdir()
-            if _is_finished(path)]
+            # It gets its name when it is finished; on gs://, a file in it.
+            if path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)]
   except remote.FILE_ERRORS:
     return []
 
@@ -370,15 +371,9 @@ def _unfinished(directory: epath.Path) -> list[epath.Path]:
   """What orbax leaves of a save that failed."""
   try:
     return [path for path in directory.iterdir()
-            if (path.name.isdigit() or 'orbax' in path.name)
-            and not _is_finished(path)]
+            if not path.name.isdigit() and 'orbax' in path.name]
   except remote.FILE_ERRORS:
     return []
-
-
-def _is_finished(path: epath.Path) -> bool:
-  """A folder gets its name when it is finished; on gs://, a file in it."""
-  return path.name.isdigit() and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _abstract(tree: Any) -> Any:

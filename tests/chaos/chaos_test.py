@@ -50,10 +50,10 @@ def test_a_row_counts_what_was_tried_survived_and_lost(lab):
   assert row.problem == 'differs'
   row = chaos.try_one('d', _troubled(runs.NotTriedError('no root')), lab)
   assert (row.tried, row.is_good) == (0, True)
-  unexpected = chaos.try_one('e', _troubled(good, ValueError('odd')), lab)
-  assert (unexpected.tried, unexpected.is_good) == (2, False)
-  assert unexpected.problem == 'ValueError: odd'
   assert 'not tried' in chaos.table_line(row) and 'no root' in row.problem
+  row = chaos.try_one('e', _troubled(good, ValueError('odd')), lab)
+  assert (row.tried, row.survived, row.is_good) == (2, 1, False)
+  assert row.problem == 'ValueError: odd'
 
 
 @pytest.mark.parametrize('lost', [0, 2])

@@ -14,6 +14,9 @@ from tests.chaos.runs import Lab
 from tests.chaos.runs import Run
 from tests.chaos.runs import Survived
 
+# Of a file, with luck, all that is damaged is what nothing reads.
+_TRIES = 20
+
 
 def damaged(lab: Lab) -> Iterator[Survived]:
   """Whole runs, which go on from the next older checkpoint and end the same."""
@@ -37,15 +40,24 @@ def damaged(lab: Lab) -> Iterator[Survived]:
 def _damage_where_it_matters(
     workdir: pathlib.Path, step: int, damage: Callable[..., str],
     rng: random.Random) -> str:
-  """The largest file, again and again until what is read is harmed."""
+  """The largest file, until it is found; what is not must do no harm.
+
+  Raises:
+    FailedError: another state is restored, or nothing is ever found.
+  """
   path = max(_files(workdir / 'checkpoints' / str(step)),
              key=lambda path: path.stat().st_size)
-  contents = path.read_bytes()
-  while True:
+  contents, truth = path.read_bytes(), _restore_quietly(workdir)
+  for _ in range(_TRIES):
     what = damage(path, rng)
-    if int(_restore_quietly(workdir)['step']) != step:
+    found = _restore_quietly(workdir)
+    if int(found['step']) != step:
       return what
+    runs.expect(
+        all(found[k].tobytes() == v.tobytes() for k, v in truth.items()),
+        f'{what}: what was restored of step {step} is not what was saved')
     path.write_bytes(contents)
+  raise runs.FailedError(f'{path.name}: {_TRIES} times nothing was found')
 
 
 def damaged_files(lab: Lab) -> Iterator[Survived]:

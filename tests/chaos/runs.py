@@ -22,16 +22,17 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The quickstart's network, narrow, on images that need no download.
+_KEPT = 3
 ARGUMENTS = (
     '--config=configs/quickstart.py', '--config.data=fake:256',
     '--config.resnet.width=0.0625', '--config.projector.hidden_size=64',
     '--config.projector.output_size=32', '--config.predictor.hidden_size=64',
     '--config.batch_size=16', '--config.total_steps=300',
     '--config.warmup_steps=10', '--config.checkpoint_every_steps=7',
-    '--config.checkpoints_to_keep=3', '--config.log_every_steps=5',
+    f'--config.checkpoints_to_keep={_KEPT}', '--config.log_every_steps=5',
     '--config.evaluate_every_steps=150', '--config.evaluate_batch_size=64',
     '--config.knn.k=5', '--config.final_protocols=()')
-TOTAL_STEPS, _KEPT = 300, 3
+TOTAL_STEPS = 300
 RUN_AGAIN = 75
 _PATIENCE_SECS = 600
 # What is compiled runs for moments. And of several processes only the first

@@ -6,7 +6,6 @@ import sys
 # In a process of its own, as others may have set this. Where there is one core
 # alone, nothing is ever split.
 _CODE = """
-import os
 from byol_jax.quiet_tensorflow import tf
 import jax.numpy as jnp
 from byol_jax.data import compiled

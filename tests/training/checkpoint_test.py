@@ -250,7 +250,8 @@ def test_what_was_not_finished_in_a_bucket_is_no_checkpoint():
       (directory / str(step)).mkdir(parents=True)
     (directory / '35' / 'commit_success.txt').write_text('whole')
     assert checkpoint._steps_on_disk(directory) == [35]
-    assert checkpoint._unfinished(directory) == [directory / '42']
+    # It may have been copied there from a disk, where there is no such file.
+    assert checkpoint._unfinished(directory) == []
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
-"""Which platforms JAX looks for devices on."""
+"""Which platforms JAX looks for devices on, and the threads of a CPU's."""
 
 import importlib.util
 import os
 import pathlib
+import re
+
+# Where JAX takes the number of a CPU's devices from.
+_CPU_DEVICES = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
 
 
 def leave_out_absent_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> None:
@@ -21,3 +25,29 @@ def leave_out_absent_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> None:
       or any(devices.glob('accel*')) or any(devices.glob('vfio/*'))):
     return
   os.environ['JAX_PLATFORMS'] = 'cpu'
+
+
+def have_threads_of_one_process(num_processes: int) -> None:
+  """Gives the CPU's XLA as many threads as if one process had all devices.
+
+  XLA has one for each core, or for each device of the process if those are
+  more, and how many there are decides how a matrix product is split and in what
+  order its parts are added up. So it decides the last bits of a result, which
+  should not depend on how devices are spread over processes. To be called
+  before JAX is asked for its devices. A number that is set already stays.
+
+  Args:
+    num_processes: of the job, with as many devices each as this one.
+  """
+  if not os.environ.get('JAX_PLATFORMS', '').startswith('cpu'):
+    return
+  found = _CPU_DEVICES.findall(os.environ.get('XLA_FLAGS', ''))
+  devices = num_processes * int(found[-1] if found else 1)
+  os.environ.setdefault('PJRT_NPROC', str(max(devices, _cores())))
+
+
+def _cores() -> int:
+  """Those that the system lets this process run on, where it says so."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -12,6 +12,7 @@ from absl import logging
 
 from byol_jax import config as config_lib
 from byol_jax import peers
+from byol_jax import platforms
 from byol_jax import rendezvous
 from byol_jax import stopping
 
@@ -50,6 +51,7 @@ def join() -> None:
   told = _told()
   if told:
     rendezvous.meet(*told.values(), timeout_secs=_JOIN_TIMEOUT.value)
+    platforms.have_threads_of_one_process(_NUM_PROCESSES.value)
   import jax
   # JAX's own listener to SIGTERM would take the place of ours.
   jax.config.update('jax_enable_preemption_service', False)

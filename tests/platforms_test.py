@@ -1,4 +1,4 @@
-"""A TPU's compiler without a TPU."""
+"""A TPU's compiler without a TPU, and the threads of a CPU."""
 
 import os
 
@@ -27,3 +27,26 @@ def test_only_a_tpu_that_is_not_there_is_left_out(
     (tmp_path / device).touch()
   platforms.leave_out_absent_tpu(tmp_path)
   assert os.environ.get('JAX_PLATFORMS') == expected
+
+
+@pytest.mark.parametrize('platform, flags, cores, told, expected', [
+    ('cpu', '--xla_force_host_platform_device_count=4', 2, None, '8'),
+    ('cpu', '--xla_force_host_platform_device_count=4', 16, None, '16'),
+    ('cpu', '', 1, None, '2'),
+    # The last one counts, as for XLA.
+    ('cpu', '--xla_force_host_platform_device_count=4 --xla_cpu=1 '
+            '--xla_force_host_platform_device_count=3', 2, None, '6'),
+    ('cpu', '', 1, '5', '5'),
+    ('tpu,cpu', '', 1, None, None),
+    (None, '', 1, None, None)])
+def test_two_processes_have_the_threads_of_one(
+    platform, flags, cores, told, expected, monkeypatch):
+  for name, value in (('JAX_PLATFORMS', platform), ('PJRT_NPROC', told)):
+    # Set first, so that what the function sets is taken back.
+    monkeypatch.setenv(name, value or '')
+    if value is None:
+      monkeypatch.delenv(name)
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  monkeypatch.setattr(platforms, '_cores', lambda: cores)
+  platforms.have_threads_of_one_process(2)
+  assert os.environ.get('PJRT_NPROC') == expected

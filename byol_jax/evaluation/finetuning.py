@@ -17,6 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from byol_jax import all_reduce
 from byol_jax.evaluation import resumable
 from byol_jax.networks import transfer
 from byol_jax.training import devices
@@ -149,7 +150,7 @@ class Trainer:
           {'params': params | state.frozen, 'batch_stats': state.batch_stats},
           batch['image'], train=True, mutable=['batch_stats'])
       total, count = self._task.loss(outputs, batch)
-      count = jnp.maximum(lax.psum(
+      count = jnp.maximum(all_reduce.psum(
           lax.stop_gradient(count), devices.AXIS_NAME), 1)
       # The mean over devices is then the mean over all that counts.
       loss = total * lax.axis_size(devices.AXIS_NAME) / count
@@ -157,7 +158,7 @@ class Trainer:
 
     (loss, batch_stats), grads = jax.value_and_grad(
         loss_fn, has_aux=True)(state.params)
-    loss, grads = lax.pmean((loss, grads), devices.AXIS_NAME)
+    loss, grads = all_reduce.pmean((loss, grads), devices.AXIS_NAME)
     updates, opt_state = self._make_optimizer(state.settings).update(
         grads, state.opt_state, state.params)
     return state.replace(

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byol_jax import all_reduce
 from byol_jax import peers
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import features as features_lib
@@ -118,7 +119,8 @@ def update_heads(
   grads, losses = jax.grad(loss_fn, has_aux=True)(heads.params)
   total = jnp.sum(weight)
   if axis_name is not None:
-    grads, losses, total = lax.psum((grads, losses, total), axis_name)
+    grads, losses, total = all_reduce.psum(
+        (grads, losses, total), axis_name)
   grads, losses = jax.tree.map(
       lambda x: x / jnp.maximum(total, 1), (grads, losses))
   updates, opt_state = _momentum(momentum).update(grads, heads.opt_state)

@@ -27,40 +27,78 @@ from jax import lax
 import jax.numpy as jnp
 import ml_collections
 
+from byol_jax import all_reduce
 from byol_jax.networks import affine_init
 from byol_jax.networks import weight_standardization
 
 
-class BatchNorm(nn.BatchNorm):
-  """The biased variance E[x^2] - E[x]^2; one collective for both moments.
+class BatchNorm(nn.Module):
+  """Over a batch, by the biased variance E[x^2] - E[x]^2.
 
-  Statistics are float32, whatever the layer computes in.
-  """
-
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    return super().__call__(x, use_running_average=not train)
-
-
-class LocalBatchNorm(BatchNorm):
-  """Normalises each device's share by its own statistics.
-
-  Running statistics are the mean over devices, so that all hold the same.
+  Equal to `nn.BatchNorm`, but that devices are averaged by `all_reduce`, both
+  moments at once. Statistics are float32, whatever the layer computes in.
 
   Attributes:
-    running_axis_name: the mapped axis over which they are averaged.
+    momentum: weight of the old running statistics.
+    epsilon: added to the variance.
+    dtype: of the result; None is that of the input and the parameters.
+    axis_name: the mapped axis over which the batch is spread, or None.
+    local: normalise each device's share by its own statistics; the running
+      ones are the mean over devices, so that all hold the same.
+    scale_init: of the scale.
   """
 
-  running_axis_name: str | None = None
+  momentum: float
+  epsilon: float
+  dtype: jnp.dtype | None = None
+  axis_name: str | None = None
+  local: bool = False
+  scale_init: Callable[..., jax.Array] = nn.initializers.ones
 
+  @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    y = super().__call__(x, train=train)
-    if (train and self.running_axis_name is not None
-        and not self.is_initializing()):
-      for name in ('mean', 'var'):
-        running = self.get_variable('batch_stats', name)
-        self.put_variable(
-            'batch_stats', name, lax.pmean(running, self.running_axis_name))
-    return y
+    """Maps f[B, ..., C] to the same shape."""
+    channels = x.shape[-1]
+    scale = self.param('scale', self.scale_init, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    running = {
+        name: self.variable(
+            'batch_stats', name, start, (channels,), jnp.float32)
+        for name, start in (('mean', jnp.zeros), ('var', jnp.ones))}
+    dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if train:
+      statistics = self._statistics(x, running)
+    else:
+      statistics = {name: value.value for name, value in running.items()}
+    mean, variance, scale, bias = (
+        v.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        for v in (statistics['mean'], statistics['var'], scale, bias))
+    factor = lax.rsqrt(variance + self.epsilon) * scale
+    return ((x - mean) * factor + bias).astype(dtype)
+
+  def _statistics(
+      self, x: jax.Array, running: dict[str, nn.Variable],
+  ) -> dict[str, jax.Array]:
+    """Those of a batch f[B, ..., C]; moves the running ones."""
+    places = tuple(range(x.ndim - 1))
+    moments = jnp.stack([jnp.mean(x, places), jnp.mean(jnp.square(x), places)])
+    spread = self.axis_name is not None and not self.is_initializing()
+    if spread and not self.local:
+      moments = all_reduce.pmean(moments, self.axis_name)
+    mean, square = moments
+    statistics = {
+        'mean': mean, 'var': jnp.maximum(0.0, square - jnp.square(mean))}
+    if not self.is_initializing():
+      moved = {
+          name: self.momentum * running[name].value
+          + (1 - self.momentum) * value for name, value in statistics.items()}
+      if spread and self.local:
+        moved = all_reduce.pmean(moved, self.axis_name)
+      for name, value in moved.items():
+        running[name].value = value
+    return statistics
 
 
 class GroupNorm(nn.Module):
@@ -155,12 +193,9 @@ def create_normalization(
     kind = 'layer'
   options = dict(epsilon=config.norm_epsilon, dtype=dtype)
   if kind in ('batch', 'batch_local'):
-    options['momentum'] = config.batch_norm_momentum
-  if kind == 'batch':
-    norm = functools.partial(BatchNorm, axis_name=axis_name, **options)
-  elif kind == 'batch_local':
     norm = functools.partial(
-        LocalBatchNorm, running_axis_name=axis_name, **options)
+        BatchNorm, axis_name=axis_name, local=kind == 'batch_local',
+        momentum=config.batch_norm_momentum, **options)
   elif kind == 'affine_init':
     norm = functools.partial(affine_init.Affine, **options)
   elif kind == 'none':
@@ -195,8 +230,7 @@ def synchronized(axis_name: str | None) -> contextlib.AbstractContextManager:
 
   def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
-    if (isinstance(module, nn.BatchNorm) and module.axis_name is None
-        and not isinstance(module, LocalBatchNorm)):
+    if isinstance(module, nn.BatchNorm) and module.axis_name is None:
       # Flax freezes a module's fields, and a clone would be a new child.
       object.__setattr__(module, 'axis_name', axis_name)
     return next_fun(*args, **kwargs)

@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from byol_jax import all_reduce
 from byol_jax.networks import convolution
 from byol_jax.networks import initializers
 from byol_jax.networks import normalization as normalization_lib
@@ -25,9 +26,6 @@ BOTTLENECK_DEPTHS = {
     200: (3, 24, 36, 3)}
 # Kernel size and stride of the stem's convolution.
 STEMS = {'imagenet': (7, 2), 'cifar': (3, 1), 'stride2': (3, 2)}
-
-# Names of what an average over devices is traced to.
-_COLLECTIVES = frozenset(('psum', 'psum_invariant'))
 
 
 def _pads(
@@ -104,6 +102,10 @@ class Block(nn.Module):
     return nn.relu(x + shortcut)
 
 
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+  return primitive.name in convolution.PRODUCTS
+
+
 def _rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
   """A block that keeps less for its gradient: see `ResNet.remat`.
 
@@ -112,13 +114,10 @@ def _rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
   """
   if remat == 'none':
     return block
-  kept = _COLLECTIVES
+  policies = jax.checkpoint_policies
+  policy = policies.save_only_these_names(all_reduce.SUM)
   if remat == 'norm':
-    kept |= convolution.PRODUCTS
-
-  def policy(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in kept
-
+    policy = policies.save_from_both_policies(policy, _is_product)
   return nn.remat(block, static_argnums=(2,), policy=policy)
 
 

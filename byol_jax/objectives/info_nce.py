@@ -6,14 +6,13 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byol_jax import all_reduce
 from byol_jax.objectives import regression
 
 
 def _gather(x: jax.Array, axis_name: str | None) -> jax.Array:
   """All devices' rows, in order; the gradient flows back to their owners."""
-  if axis_name is None:
-    return x
-  return lax.all_gather(x, axis_name, axis=0, tiled=True)
+  return x if axis_name is None else all_reduce.all_gather(x, axis_name)
 
 
 def negatives(

@@ -6,6 +6,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byol_jax import all_reduce
+
 
 def l2_normalize(x: jax.Array) -> jax.Array:
   """Scales each row of f[B, D] to unit length; a zero row stays zero."""
@@ -35,7 +37,7 @@ def normalize(
   else:
     moments = jnp.stack([x, jnp.square(x)]).mean(axis=1)
     if axis_name is not None:
-      moments = lax.pmean(moments, axis_name)
+      moments = all_reduce.pmean(moments, axis_name)
     mean = moments[:1]
     variance = jnp.maximum(moments[1:] - jnp.square(mean), 0.0)
   return (x - mean) * lax.rsqrt((variance + 1e-5) * x.shape[-1])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from byol_jax import all_reduce
 from byol_jax import objectives
 from byol_jax.augmentation import photometric
 from byol_jax.networks import network as network_lib
@@ -176,7 +177,7 @@ def train_step(
         micro_step, carry, _micro_batches(batch, accumulation_steps), key,
         accumulation_steps)
   if axis_name is not None:
-    averaged = lax.pmean(averaged, axis_name)
+    averaged = all_reduce.pmean(averaged, axis_name)
   grads, metrics, moments = averaged
   (grads,) = pull_back(grads)
 

@@ -118,7 +118,7 @@ def test_statistics_are_float32_in_bfloat16(norm):
   config.encoder_norm, config.norm_groups = norm, GROUPS
   module = normalization.create_normalization(
       config, 'encoder', axis_name=None, dtype=jnp.bfloat16).norm(name='norm')
-  # Flax's own batch normalisation promotes within.
+  # Flax's choice of the type of a result promotes on its way.
   with jax.numpy_dtype_promotion('standard'):
     variables = module.init(jax.random.key(0), x, train=True)
     y, _ = _apply(module, variables, x)
@@ -182,14 +182,6 @@ def test_local_running_statistics_are_the_mean_over_devices():
         [statistic(share, axis=(0, 1, 2)) for share in shares], axis=0)
     np.testing.assert_allclose(
         updated['batch_stats'][name][0], expected, rtol=1e-4)
-
-
-def test_local_layers_stay_local_among_synchronised_ones():
-  """`synchronized`, which is for users' layers, leaves them alone."""
-  module = _create('batch_local', 'projector', 'batch')
-  with normalization.synchronized('batch'):
-    module.init(jax.random.key(0), jnp.ones((2, CHANNELS)), train=False)
-  assert module.axis_name is None
 
 
 def _config(norm):

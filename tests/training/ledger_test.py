@@ -2,20 +2,30 @@
 
 import functools
 
-import chex
 import jax
+from jax import lax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from byol_jax import all_reduce
 from byol_jax.networks import network as network_lib
 from byol_jax.planning import ledger
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import throughput
 
 
+def _sum_as_accelerators_do(monkeypatch):
+  """XLA's own sums, which it merges where it can."""
+  def psum(tree, *, axis_name):
+    return lax.psum(tree, axis_name)
+  monkeypatch.setattr(all_reduce, '_psum_in_turn', psum)
+
+
 @pytest.mark.parametrize('remat', ['none', 'block'])
-def test_collectives_do_not_creep(tiny_config, remat):
+def test_collectives_do_not_creep(tiny_config, monkeypatch, remat):
   """What is computed again for the gradient is not averaged again."""
+  _sum_as_accelerators_do(monkeypatch)
   tiny_config.remat = remat
   setup = setup_lib.set_up(tiny_config)
   program = ledger.read_program(throughput.compile_step(setup)[0])
@@ -36,6 +46,18 @@ def test_collectives_do_not_creep(tiny_config, remat):
   # Donated: there is no second state.
   assert program.memory.state == sum(
       leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def test_collectives_do_not_creep_on_a_cpu(tiny_config):
+  """One for each layer that is synchronised and each pass through it."""
+  tiny_config.remat = 'block'
+  program = ledger.read_program(
+      throughput.compile_step(setup_lib.set_up(tiny_config))[0])
+  counts = {c.kind: c.count for c in program.collectives}
+  # 14 layers forward and back, the target's 13 forward, and all gradients and
+  # metrics; the votes are XLA's.
+  assert counts == {
+      'all-gather': 14 + 13 + 14 + 1, 'all-to-all': 1, 'all-reduce': 1}
 
 
 @pytest.mark.parametrize('remat', ['norm', 'block'])
@@ -62,5 +84,8 @@ def test_remat_gives_the_same_gradients(tiny_config, remat):
         jnp.ones((4, 32))))(variables['params'])
 
   assert kept('block') < kept('norm') < kept('none')
-  chex.assert_trees_all_close(
-      gradients(remat), gradients('none'), rtol=1e-4, atol=1e-5)
+  def assert_close(found, expected):
+    # Small elements are what is left of the sum of large ones.
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+  jax.tree.map(assert_close, gradients(remat), gradients('none'))

@@ -14,6 +14,7 @@ from byol_jax.evaluation import classifier
 from byol_jax.evaluation import finetuning
 from byol_jax.evaluation import subject as subject_lib
 from byol_jax.networks import network as network_lib
+from byol_jax.networks import normalization
 
 
 def _subject(config, encoder=None):
@@ -33,7 +34,7 @@ def _momenta(made):
   found = set()
 
   def record(next_fun, args, kwargs, context):
-    if isinstance(context.module, nn.BatchNorm):
+    if isinstance(context.module, (nn.BatchNorm, normalization.BatchNorm)):
       assert context.module.path[0] == 'encoder'
       found.add(context.module.momentum)
     return next_fun(*args, **kwargs)

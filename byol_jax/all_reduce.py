@@ -1,0 +1,96 @@
+"""Sums over devices, which processes do not change.
+
+A sum of four floats depends on the order of its terms. XLA has a CPU add up the
+devices of one process in turn, and those of several round a ring, so a run on
+two processes would part from the same run on one at its first step. Here a CPU
+fetches the terms and adds them up in turn, however devices are spread over
+processes, and the run is the same to the bit. It moves as many bytes as a ring.
+TPUs and GPUs keep their own sums: a process there has the devices that it has.
+
+Gradients are those of `lax.psum` under `jax.pmap`: the sum of all devices'.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax import flatten_util
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+# Of a sum, for what `jax.remat` is to keep rather than to sum again.
+SUM = 'sum_over_devices'
+
+# Values that cost more to scatter and gather than all devices' to fetch.
+_FEW = 2**14
+
+
+def psum(tree: Any, axis_name: str) -> Any:
+  """The sum over a mapped axis of every leaf, all of one floating type."""
+  return checkpoint_name(_psum(tree, axis_name), SUM)
+
+
+def pmean(tree: Any, axis_name: str) -> Any:
+  """The mean over a mapped axis of every leaf, all of one floating type."""
+  count = lax.axis_size(axis_name)
+  return jax.tree.map(lambda x: x / count, psum(tree, axis_name))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def all_gather(x: jax.Array, axis_name: str) -> jax.Array:
+  """All devices' rows in turn: [b, ...] to [devices * b, ...]."""
+  return lax.all_gather(x, axis_name, tiled=True)
+
+
+def _all_gather_forward(
+    x: jax.Array, axis_name: str) -> tuple[jax.Array, None]:
+  return all_gather(x, axis_name), None
+
+
+def _all_gather_back(
+    axis_name: str, _: None, cotangent: jax.Array) -> tuple[jax.Array]:
+  return (lax.platform_dependent(
+      cotangent, cpu=functools.partial(_scatter_in_turn, axis_name=axis_name),
+      default=functools.partial(
+          lax.psum_scatter, axis_name=axis_name, tiled=True)),)
+
+
+all_gather.defvjp(_all_gather_forward, _all_gather_back)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _psum(tree: Any, axis_name: str) -> Any:
+  return lax.platform_dependent(
+      tree, cpu=functools.partial(_psum_in_turn, axis_name=axis_name),
+      default=functools.partial(lax.psum, axis_name=axis_name))
+
+
+def _psum_forward(tree: Any, axis_name: str) -> tuple[Any, None]:
+  return _psum(tree, axis_name), None
+
+
+def _psum_back(axis_name: str, _: None, cotangents: Any) -> tuple[Any]:
+  return (_psum(cotangents, axis_name),)
+
+
+_psum.defvjp(_psum_forward, _psum_back)
+
+
+def _psum_in_turn(tree: Any, *, axis_name: str) -> Any:
+  """All leaves at once, whose sums wait for each other on a CPU."""
+  count = lax.axis_size(axis_name)
+  if count == 1:
+    return tree
+  flat, unravel = flatten_util.ravel_pytree(tree)
+  if flat.size < _FEW:
+    return unravel(jnp.sum(lax.all_gather(flat, axis_name), axis=0))
+  padded = jnp.pad(flat, (0, -flat.size % count))
+  share = _scatter_in_turn(padded, axis_name=axis_name)
+  return unravel(lax.all_gather(share, axis_name, tiled=True)[:flat.size])
+
+
+def _scatter_in_turn(x: jax.Array, *, axis_name: str) -> jax.Array:
+  """Device i's share of the sum is part i: [devices * b, ...] to [b, ...]."""
+  parts = x.reshape(lax.axis_size(axis_name), -1, *x.shape[1:])
+  return jnp.sum(lax.all_to_all(parts, axis_name, 0, 0), axis=0)

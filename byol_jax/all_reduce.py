@@ -8,6 +8,7 @@ processes, and the run is the same to the bit. It moves as many bytes as a ring.
 TPUs and GPUs keep their own sums: a process there has the devices that it has.
 
 Gradients are those of `lax.psum` under `jax.pmap`: the sum of all devices'.
+There is no forward mode.
 """
 
 import functools
@@ -27,12 +28,20 @@ _FEW = 2**14
 
 
 def psum(tree: Any, axis_name: str) -> Any:
-  """The sum over a mapped axis of every leaf, all of one floating type."""
+  """The sum over a mapped axis of every leaf.
+
+  Raises:
+    ValueError: if leaves are not all of one floating type.
+  """
+  types = {jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)}
+  if len(types) > 1 or not all(
+      jnp.issubdtype(dtype, jnp.floating) for dtype in types):
+    raise ValueError(f'expected one floating type, found {sorted(types)}')
   return checkpoint_name(_psum(tree, axis_name), SUM)
 
 
 def pmean(tree: Any, axis_name: str) -> Any:
-  """The mean over a mapped axis of every leaf, all of one floating type."""
+  """The mean over a mapped axis of every leaf; see `psum`."""
   count = lax.axis_size(axis_name)
   return jax.tree.map(lambda x: x / count, psum(tree, axis_name))
 

@@ -34,16 +34,16 @@ def have_threads_of_one_process(num_processes: int) -> None:
   more, and how many there are decides how a matrix product is split and in what
   order its parts are added up. So it decides the last bits of a result, which
   should not depend on how devices are spread over processes. To be called
-  before JAX is asked for its devices. A number that is set already stays.
+  before JAX is asked for its devices. A number that is set already stays; TPUs
+  and GPUs do not care.
 
   Args:
     num_processes: of the job, with as many devices each as this one.
   """
-  if not os.environ.get('JAX_PLATFORMS', '').startswith('cpu'):
-    return
   found = _CPU_DEVICES.findall(os.environ.get('XLA_FLAGS', ''))
-  devices = num_processes * int(found[-1] if found else 1)
-  os.environ.setdefault('PJRT_NPROC', str(max(devices, _cores())))
+  of_this_one = os.environ.get('JAX_NUM_CPU_DEVICES') or (found or ['1'])[-1]
+  os.environ.setdefault(
+      'PJRT_NPROC', str(max(num_processes * int(of_this_one), _cores())))
 
 
 def _cores() -> int:

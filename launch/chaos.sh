@@ -8,14 +8,17 @@
 # that rot, ...: see docs/trouble.md. --list names them; --short causes each
 # less often. The runs are tiny and kept in DIR; by default in a new folder,
 # which is removed if all is well. The exit code is 1 if anything was lost or
-# not survived. On two CPU cores it takes about half an hour.
+# not survived. On two CPU cores it takes about three quarters of an hour.
 set -euo pipefail
 
 where=$PWD
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=launch/terminal.sh
+source "$here/terminal.sh"
 arguments=()
 for argument; do
   case $argument in
+    --help) print_usage; exit ;;
     --workdir=* | --json=*)
       path=${argument#*=}
       [[ $path == /* ]] || path=$where/$path

@@ -16,6 +16,9 @@
 # | 75, or by a signal | the others are stopped, all start again, RESTARTS times |
 # | anything else, such as 1: a user's error | the others are stopped |
 #
+# Restarts are counted from the last time that all ran for an hour, so that a
+# long run outlives any number of failures far apart.
+#
 # To be stopped is SIGTERM, and SIGKILL after GRACE seconds. SIGTERM, SIGINT
 # and SIGHUP (as SIGTERM) are passed on, each time anew, and then nothing is
 # started again; GRACE counts from when the first process has left, or from a
@@ -24,6 +27,7 @@
 
 readonly RUN_AGAIN=75  # EX_TEMPFAIL: the same command goes on
 readonly POLLS_PER_SECOND=5  # see _pause
+readonly LASTING_SECONDS=${LASTING_SECONDS:-3600}  # tests have less time
 
 pids=()
 codes=()  # empty while the process runs
@@ -198,13 +202,14 @@ _leave_none() {
 }
 
 supervise() {
-  local count=$1 restarts=$2 grace=$3 restart=0 which=it i
+  local count=$1 restarts=$2 grace=$3 restart=0 which=it i begun
   ((count == 1)) || which="all $count"
   scratch=$(mktemp -d) || return 1
   trap _leave_none EXIT
   trap : PIPE  # Where nobody listens any more, the processes still matter.
   _trap_signals
   while true; do
+    begun=$SECONDS
     for ((i = 0; i < count; i++)); do _start "$i"; done
     _watch "$grace"
     _stop_reading
@@ -218,6 +223,7 @@ supervise() {
       say "not started again: code $refused would come again"
       return "$refused"
     fi
+    ((SECONDS - begun < LASTING_SECONDS)) || restart=0
     if ((restart == restarts)); then
       ((!restarts)) || say "not started again: $restarts restarts are done"
       return "${killed:-$left}"

@@ -19,7 +19,8 @@
 # not), installs, starts JOB on all hosts, and follows the log of the first. JOB
 # does not need the connection: Ctrl-C ends the following alone, and the same
 # command follows again. When the slice is preempted it is made anew and the
-# same copy started again; so is a job that left with 75, R times (20) in all.
+# same copy started again; so is a job that left with 75, R times (20) in a row:
+# once it has run for an hour, that is counted anew.
 # Code 1, a user's error, ends it. A workdir in gs:// survives the slice; one on
 # its disks does not, and its hosts do not share it. --queued asks for a queued
 # resource and waits until it is ACTIVE. --delete_at_end deletes the slice when
@@ -33,6 +34,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/terminal.sh"
 
 readonly RUN_AGAIN=75
+readonly LASTING_SECONDS=${LASTING_SECONDS:-3600}  # tests have less time
 # On the hosts, from the home folder.
 readonly WORKER=byol_jax/launch/tpu_worker.sh
 readonly STATUS="test ! -e $WORKER || bash $WORKER status"
@@ -337,13 +339,14 @@ finish() {
 }
 
 run() {
-  local restart=0 error=
+  local restart=0 error='' begun
   pack
   "${command[@]}"
   trap 'say "a job goes on without this; the same command follows it"
 exit 130' INT
   while true; do
     get_slice
+    begun=$SECONDS
     ask_surely
     if [[ $outcome != running ]]; then
       if ! deploy; then
@@ -368,6 +371,7 @@ exit 130' INT
           finish "$outcome"
         fi ;;
     esac
+    ((SECONDS - begun < LASTING_SECONDS)) || restart=0
     if ((restart == restarts)); then
       say "not started again: $restarts restarts are done"
       finish "$RUN_AGAIN"

@@ -95,3 +95,10 @@ def test_accelerators_keep_their_own_sums(platform, found, absent):
       lowering_platforms=(platform,)).as_text()
   assert found in text
   assert absent not in text
+
+
+@pytest.mark.parametrize('other', [np.int32(1), jnp.bfloat16(1)])
+def test_types_are_not_mixed(other):
+  """On a CPU, where they would be one row, digits would be lost."""
+  with pytest.raises(ValueError, match='one floating type'):
+    _pmap(lambda x: all_reduce.psum((x, other), 'batch'))(_terms(3))

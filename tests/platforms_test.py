@@ -29,19 +29,18 @@ def test_only_a_tpu_that_is_not_there_is_left_out(
   assert os.environ.get('JAX_PLATFORMS') == expected
 
 
-@pytest.mark.parametrize('platform, flags, cores, told, expected', [
-    ('cpu', '--xla_force_host_platform_device_count=4', 2, None, '8'),
-    ('cpu', '--xla_force_host_platform_device_count=4', 16, None, '16'),
-    ('cpu', '', 1, None, '2'),
+@pytest.mark.parametrize('devices, flags, cores, told, expected', [
+    (None, '--xla_force_host_platform_device_count=4', 2, None, '8'),
+    (None, '--xla_force_host_platform_device_count=4', 16, None, '16'),
+    (None, '', 1, None, '2'),
     # The last one counts, as for XLA.
-    ('cpu', '--xla_force_host_platform_device_count=4 --xla_cpu=1 '
+    (None, '--xla_force_host_platform_device_count=4 --xla_cpu=1 '
             '--xla_force_host_platform_device_count=3', 2, None, '6'),
-    ('cpu', '', 1, '5', '5'),
-    ('tpu,cpu', '', 1, None, None),
-    (None, '', 1, None, None)])
+    (None, '', 1, '5', '5'),
+    ('6', '', 1, None, '12')])
 def test_two_processes_have_the_threads_of_one(
-    platform, flags, cores, told, expected, monkeypatch):
-  for name, value in (('JAX_PLATFORMS', platform), ('PJRT_NPROC', told)):
+    devices, flags, cores, told, expected, monkeypatch):
+  for name, value in (('JAX_NUM_CPU_DEVICES', devices), ('PJRT_NPROC', told)):
     # Set first, so that what the function sets is taken back.
     monkeypatch.setenv(name, value or '')
     if value is None:

@@ -59,8 +59,9 @@ class BatchNorm(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps f[B, ..., C] to the same shape."""
     channels = x.shape[-1]
-    scale = self.param('scale', self.scale_init, (channels,))
-    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    scale = self.param('scale', self.scale_init, (channels,), jnp.float32)
+    bias = self.param(
+        'bias', nn.initializers.zeros, (channels,), jnp.float32)
     running = {
         name: self.variable(
             'batch_stats', name, start, (channels,), jnp.float32)
@@ -221,7 +222,7 @@ def _make_identity(*, name: str, scale_init: Any = None) -> nn.Module:
 
 
 def synchronized(axis_name: str | None) -> contextlib.AbstractContextManager:
-  """Within it, every `nn.BatchNorm` that names no axis uses `axis_name`.
+  """Within it, batch normalisation that names no axis uses `axis_name`.
 
   For encoders that users bring: written for one device, they would normalise
   each device's share of the batch by its own statistics, and the result of a
@@ -230,7 +231,8 @@ def synchronized(axis_name: str | None) -> contextlib.AbstractContextManager:
 
   def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     module = context.module
-    if isinstance(module, nn.BatchNorm) and module.axis_name is None:
+    if (isinstance(module, (nn.BatchNorm, BatchNorm))
+        and module.axis_name is None):
       # Flax freezes a module's fields, and a clone would be a new child.
       object.__setattr__(module, 'axis_name', axis_name)
     return next_fun(*args, **kwargs)

@@ -181,8 +181,10 @@ def main() -> int:
   if bad:
     print(f'not survived, or lost: {", ".join(bad)}; see {root}')
     return 1
+  untried = [row.trouble for row in rows if not row.tried]
   print(f'{sum(row.survived for row in rows)} of '
-        f'{sum(row.tried for row in rows)} survived, nothing lost')
+        f'{sum(row.tried for row in rows)} survived, nothing lost'
+        + (f'; not tried: {", ".join(untried)}' if untried else ''))
   if options.workdir is None:
     shutil.rmtree(root, ignore_errors=True)
   return 0

@@ -197,6 +197,14 @@ def test_restarts_have_a_limit_and_the_code_is_the_failures(processes):
   processes.run('1', '--restarts=0', 'obedient', 'code75', code=75)
 
 
+def test_restarts_are_counted_anew_once_all_ran_for_long(processes):
+  _, err = processes.run(
+      '2', '--restarts=1', 'obedient', 'code75', ONLY='0', TIMES='3',
+      LASTING_SECONDS='0')
+  assert processes.starts() == [4, 4]
+  assert err.count('restart 1 of 1') == 3
+
+
 @pytest.mark.parametrize('what, code', [('mistake', 1), ('code3', 3)])
 def test_a_mistake_is_not_tried_again(processes, what, code):
   _, err = processes.run('2', 'obedient', what, ONLY='1', code=code)

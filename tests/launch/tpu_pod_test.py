@@ -196,6 +196,15 @@ def test_restarts_have_a_limit(pod):
   assert 'not started again: 2 restarts are done' in err
 
 
+def test_restarts_are_counted_anew_once_the_job_ran_for_long(
+    pod, monkeypatch):
+  monkeypatch.setenv('LASTING_SECONDS', '0')
+  pod.states('READY')
+  pod.outcomes('nothing', *['left 75'] * 6, 'left 0')
+  _, err = pod.run(*RUN, '--restarts=1', *JOB)
+  assert err.count('restart 1 of 1') == 3
+
+
 def test_an_error_of_one_host_ends_it_and_is_shown(fakes, pod):
   pod.states('READY')
   pod.outcomes('nothing', 'left 75 | left 1 | left 137')

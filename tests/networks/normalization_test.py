@@ -184,6 +184,35 @@ def test_local_running_statistics_are_the_mean_over_devices():
         updated['batch_stats'][name][0], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize('make_norm', [
+    lambda: nn.BatchNorm(use_running_average=False, momentum=0.9),
+    lambda: functools.partial(normalization.BatchNorm(
+        momentum=0.9, epsilon=EPSILON), train=True)])
+def test_a_users_batch_normalisation_spans_all_devices(make_norm):
+  """Flax's own and ours, in an encoder that was written for one device."""
+  class Encoder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return make_norm()(x)
+
+  x, _, _ = _inputs('encoder')
+  encoder = Encoder()
+  variables = encoder.init(jax.random.key(0), jnp.float32(x))
+
+  def apply(x):
+    with normalization.synchronized('batch'):
+      return encoder.apply(variables, x, mutable=['batch_stats'])
+
+  y, updated = jax.pmap(apply, axis_name='batch')(
+      jnp.float32(x).reshape(4, 2, *x.shape[1:]))
+  np.testing.assert_allclose(
+      y.reshape(x.shape),
+      _reference('batch', x, np.ones(CHANNELS), np.zeros(CHANNELS)),
+      rtol=1e-4, atol=1e-4)
+  for running in jax.tree.leaves(updated):
+    np.testing.assert_array_equal(running, np.stack([running[0]] * 4))
+
+
 def _config(norm):
   config = config_lib.get_base_config()
   config.encoder, config.image_size = 'resnet10', 16

@@ -82,11 +82,11 @@ _FIELDS_OF_VIEWS = ('augment.view1.', 'augment.view2.')  # made on the host
 
 # What the step is made of, within the package.
 _SOURCES = (
-    'all_reduce.py', 'augmentation', 'networks', 'objectives', 'planning/collectives.py',
-    'planning/compilation.py', 'planning/hlo.py', 'planning/ledger.py',
-    'planning/memory.py', 'planning/traffic.py', 'training/cost.py',
-    'training/devices.py', 'training/optimizers.py', 'training/schedules.py',
-    'training/state.py', 'training/step.py')
+    'all_reduce.py', 'augmentation', 'networks', 'objectives',
+    'planning/collectives.py', 'planning/compilation.py', 'planning/hlo.py',
+    'planning/ledger.py', 'planning/memory.py', 'planning/traffic.py',
+    'training/cost.py', 'training/devices.py', 'training/optimizers.py',
+    'training/schedules.py', 'training/state.py', 'training/step.py')
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax')
 
 

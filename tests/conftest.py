@@ -25,6 +25,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
+from byol_jax import all_reduce  # noqa: E402
 from byol_jax import config as config_lib  # noqa: E402
 from byol_jax import host_memory  # noqa: E402
 
@@ -42,6 +43,14 @@ class TinyEncoder(nn.Module):
     x = nn.Conv(8, (3, 3), strides=(2, 2), use_bias=False)(x)
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
     return jnp.mean(nn.relu(x), axis=(1, 2))
+
+
+@pytest.fixture
+def sums_of_accelerators(monkeypatch):
+  """XLA's own sums over devices, which it merges where it can."""
+  def psum(tree, *, axis_name):
+    return jax.lax.psum(tree, axis_name)
+  monkeypatch.setattr(all_reduce, '_psum_in_turn', psum)
 
 
 @pytest.fixture

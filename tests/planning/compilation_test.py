@@ -17,7 +17,7 @@ _LIMIT = 2**30
 
 
 @pytest.fixture(autouse=True)
-def four_cpu_devices(monkeypatch, tiny_encoder):
+def four_cpu_devices(monkeypatch, tiny_encoder, sums_of_accelerators):
   # What is asked here does not depend on the encoder; compiling time does.
   monkeypatch.setattr(
       network_lib, 'create_network', functools.partial(

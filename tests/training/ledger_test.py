@@ -3,29 +3,20 @@
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import all_reduce
 from byol_jax.networks import network as network_lib
 from byol_jax.planning import ledger
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import throughput
 
 
-def _sum_as_accelerators_do(monkeypatch):
-  """XLA's own sums, which it merges where it can."""
-  def psum(tree, *, axis_name):
-    return lax.psum(tree, axis_name)
-  monkeypatch.setattr(all_reduce, '_psum_in_turn', psum)
-
-
+@pytest.mark.usefixtures('sums_of_accelerators')
 @pytest.mark.parametrize('remat', ['none', 'block'])
-def test_collectives_do_not_creep(tiny_config, monkeypatch, remat):
+def test_collectives_do_not_creep(tiny_config, remat):
   """What is computed again for the gradient is not averaged again."""
-  _sum_as_accelerators_do(monkeypatch)
   tiny_config.remat = remat
   setup = setup_lib.set_up(tiny_config)
   program = ledger.read_program(throughput.compile_step(setup)[0])

@@ -8,8 +8,8 @@ ResNet-10 that halves the resolution at once, views of 16 pixels, colours
 jittered half as strongly as in the paper, SGD.
 
 Cost: 8 minutes on 2 cores of an AMD EPYC, probes included.
-Expected on the 10 000 test images, measured by ./launch/quickstart.sh: 50.6
-linear and 43.4 kNN (k 200, temperature .1), where the same encoder at random
+Expected on the 10 000 test images, measured by ./launch/quickstart.sh: 49.8
+linear and 43.3 kNN (k 200, temperature .1), where the same encoder at random
 initialisation has 38.3 and 31.8.
 """
 

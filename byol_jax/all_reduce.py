@@ -4,8 +4,8 @@ A sum of four floats depends on the order of its terms. XLA has a CPU add up the
 devices of one process in turn, and those of several round a ring, so a run on
 two processes would part from the same run on one at its first step. Here a CPU
 fetches the terms and adds them up in turn, however devices are spread over
-processes, and the run is the same to the bit. It moves as many bytes as a ring.
-TPUs and GPUs keep their own sums: a process there has the devices that it has.
+processes, and the run is the same to the bit. Long sums move as many bytes as
+in a ring. TPUs and GPUs keep XLA's: a process there has the devices it has.
 
 Gradients are those of `lax.psum` under `jax.pmap`: the sum of all devices'.
 There is no forward mode.

@@ -16,8 +16,8 @@
 # | 75, or by a signal | the others are stopped, all start again, RESTARTS times |
 # | anything else, such as 1: a user's error | the others are stopped |
 #
-# Restarts are counted from the last time that all ran for an hour, so that a
-# long run outlives any number of failures far apart.
+# RESTARTS is counted anew once all have run for an hour, so that a long run
+# outlives any number of failures far apart.
 #
 # To be stopped is SIGTERM, and SIGKILL after GRACE seconds. SIGTERM, SIGINT
 # and SIGHUP (as SIGTERM) are passed on, each time anew, and then nothing is

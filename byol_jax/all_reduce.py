@@ -46,6 +46,27 @@ def pmean(tree: Any, axis_name: str) -> Any:
   return jax.tree.map(lambda x: x / count, psum(tree, axis_name))
 
 
+def psum_after(x: jax.Array, last: Any, axis_name: str) -> jax.Array:
+  """The sum over a mapped axis, taken once `last` is there.
+
+  Each device of a CPU comes to the sums of a program by a way of its own, and
+  they are told apart by nothing else. XLA keeps them in one order; but in a
+  program that it takes from the compilation cache, it forgets to do so between
+  the sums within a loop and those outside it. Where neither needs the other's
+  result, devices then wait for each other for ever, or crash.
+
+  Args:
+    x: a floating array.
+    last: a tree of that type, which needs all other sums of the program.
+    axis_name: the mapped axis.
+  """
+  def in_turn(x: jax.Array, last: Any) -> jax.Array:
+    return _psum_in_turn((x, last), axis_name=axis_name)[0]
+
+  return lax.platform_dependent(
+      x, last, cpu=in_turn, default=lambda x, _: lax.psum(x, axis_name))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def all_gather(x: jax.Array, axis_name: str) -> jax.Array:
   """All devices' rows in turn: [b, ...] to [devices * b, ...]."""

@@ -1,6 +1,7 @@
 """Sums over four CPU devices: their order, their gradients, elsewhere's."""
 
 import functools
+import re
 
 import jax
 from jax import lax
@@ -102,3 +103,36 @@ def test_types_are_not_mixed(other):
   """On a CPU, where they would be one row, digits would be lost."""
   with pytest.raises(ValueError, match='one floating type'):
     _pmap(lambda x: all_reduce.psum((x, other), 'batch'))(_terms(3))
+
+
+def _needs_a_loop(text):
+  """Of each collective outside of loops: whether it needs a loop's result."""
+  entry = text[text.index('\nENTRY '):]
+  operands, collectives = {}, []
+  for name, rest in re.findall(r'(%[\w.-]+) = (.*)', entry):
+    operands[name] = re.findall(r'%[\w.-]+', rest)
+    if re.search(r' all-(gather|reduce|to-all)\(', rest):
+      collectives.append(name)
+
+  def needs(name):
+    return 'while' in name or any(map(needs, operands.get(name, ())))
+  return [needs(name) for name in collectives]
+
+
+@pytest.mark.parametrize('last, expected', [(True, True), (False, False)])
+def test_a_sum_after_others_needs_their_result(last, expected):
+  """The other of the two would hang, or crash, out of a compilation cache."""
+  def fn(x, votes):
+    _, sums = lax.scan(
+        lambda carry, row: (carry, all_reduce.psum(row, 'batch')), 0.0, x)
+    sums = jnp.sum(sums, axis=0)
+    if last:
+      return all_reduce.psum_after(votes, sums, 'batch'), sums
+    return all_reduce.psum(votes, 'batch'), sums
+
+  votes = np.float32([[0], [2], [1], [0]])
+  mapped = _pmap(fn)
+  rows = _terms(18).reshape(DEVICES, 3, 6)
+  text = mapped.lower(rows, votes).compile().as_text()
+  assert _needs_a_loop(text) == [expected]
+  np.testing.assert_array_equal(mapped(rows, votes)[0], [[3]] * DEVICES)

@@ -51,6 +51,9 @@ def sums_of_accelerators(monkeypatch):
   def psum(tree, *, axis_name):
     return jax.lax.psum(tree, axis_name)
   monkeypatch.setattr(all_reduce, '_psum_in_turn', psum)
+  monkeypatch.setattr(
+      all_reduce, 'psum_after',
+      lambda x, _, axis_name: jax.lax.psum(x, axis_name))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from byol_jax import all_reduce
 from byol_jax import peers
 
 AXIS_NAME = 'batch'
@@ -147,7 +148,9 @@ def pmap_voting_step(
     is donated.
   """
   def step(state: Any, batch: Any, votes: jax.Array) -> Any:
-    return *train_step(state, batch), jax.lax.psum(votes, AXIS_NAME)
+    state, metrics = train_step(state, batch)
+    totals = all_reduce.psum_after(votes, metrics, AXIS_NAME)
+    return state, metrics, totals
 
   return jax.pmap(
       step, axis_name=AXIS_NAME, in_axes=(None, 0, 0),

@@ -10,8 +10,8 @@ time that it can take, and what that asks of the hosts that feed it. Without
 libtpu it says what can be known without compiling. No data is opened.
 
 A topology is a chip (v2, v3, v4, v5e, v5p or v6e) and how many there are along
-each dimension. A ResNet-50 takes two minutes on two CPU cores; what was
-compiled once is remembered.
+each dimension. A ResNet-50 takes minutes on two CPU cores, how many depends on
+the slice; what was compiled once is remembered.
 """
 
 from collections.abc import Sequence

@@ -9,11 +9,11 @@
 # Installs what the GPUs need first. One process drives them all, or those that
 # CUDA_VISIBLE_DEVICES names. When it dies by a signal, or leaves with code 75,
 # the same command goes on from the last checkpoint, R times (3), counted anew
-# once it has run for an hour. Code 1, a user's error, is not tried again. SIGTERM and SIGINT are passed on; a
-# process that does not follow a second one is killed after SECONDS (20). The
-# exit code is 0 if the job is done, 75 if it was stopped and the same command
-# goes on, and else the failure's. --dry_run prints the commands and runs none.
-# Paths are relative to where you are.
+# once it has run for an hour. Code 1, a user's error, is not tried again.
+# SIGTERM and SIGINT are passed on; a process that does not follow a second one
+# is killed after SECONDS (20). The exit code is 0 if the job is done, 75 if it
+# was stopped and the same command goes on, and else the failure's. --dry_run
+# prints the commands and runs none. Paths are relative to where you are.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

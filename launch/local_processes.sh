@@ -10,11 +10,11 @@
 # which gets its --coordinator, --num_processes and --process_id. When one dies,
 # or leaves with code 75, it is named, the others get SIGTERM and SECONDS (20)
 # to follow, and all are started again, R times (3), counted anew once all have
-# run for an hour. Code 1, a user's error, is not tried again. SIGTERM and SIGINT reach all processes, a second
-# one too. Process 0 writes to the terminal; what the others say goes to stderr
-# behind [their number]. Nothing is left running. The exit code is 0 if the job
-# is done, 75 if it was stopped and the same command goes on, and else the
-# failure's.
+# run for an hour. Code 1, a user's error, is not tried again. SIGTERM and
+# SIGINT reach all processes, a second one too. Process 0 writes to the terminal;
+# what the others say goes to stderr behind [their number]. Nothing is left
+# running. The exit code is 0 if the job is done, 75 if it was stopped and the
+# same command goes on, and else the failure's.
 # P is the coordinator's port on 127.0.0.1; by default a free one. --dry_run
 # prints the commands and starts none. Paths are relative to where you are. An
 # active environment that has JAX is used; else one is made.

@@ -20,13 +20,14 @@
 # does not need the connection: Ctrl-C ends the following alone, and the same
 # command follows again. When the slice is preempted it is made anew and the
 # same copy started again; so is a job that left with 75, R times (20) in a row:
-# once it has run for an hour, that is counted anew.
-# Code 1, a user's error, ends it. A workdir in gs:// survives the slice; one on
-# its disks does not, and its hosts do not share it. --queued asks for a queued
-# resource and waits until it is ACTIVE. --delete_at_end deletes the slice when
-# JOB is done or has failed. stop lets JOB save and leave. fetch makes DIR/NAME
-# of a workdir .../NAME. The exit code is 0 if the job is done, 75 if it was
-# stopped, else the failure's. --dry_run prints the commands and runs none.
+# once it has run for an hour, that is counted anew. Code 1, a user's error, ends
+# it, and so does a slice that is FAILED three times before it is there. A
+# workdir in gs:// survives the slice; one on its disks does not, and its hosts
+# do not share it. --queued asks for a queued resource and waits until it is
+# ACTIVE. --delete_at_end deletes the slice when JOB is done or has failed. stop
+# lets JOB save and leave. fetch makes DIR/NAME of a workdir .../NAME. The exit
+# code is 0 if the job is done, 75 if it was stopped, else the failure's.
+# --dry_run prints the commands and runs none.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -227,9 +228,16 @@ create_slice() {
   fi
 }
 
+# What was FAILED so often in a row will be so again; the cloud says why.
+readonly MAX_FAILED=3
+refuse_failed() {
+  "${describe[@]/#--format=*/--format=yaml}" >&2 || true
+  refuse "$name was FAILED $MAX_FAILED times; above is what gcloud knows of it"
+}
+
 # Returns when there is a slice that can be used.
 get_slice() {
-  local before=none failures=0
+  local before=none failures=0 failed=0
   while true; do
     if ! look; then
       failures=$((failures + 1))
@@ -242,6 +250,8 @@ get_slice() {
       READY | ACTIVE) return ;;
       '') create_slice ;;
       PREEMPTED | TERMINATED | FAILED | SUSPENDED)
+        [[ $state != FAILED ]] || failed=$((failed + 1))
+        ((failed < MAX_FAILED)) || refuse_failed
         say "$name is $state; deleting what is left of it"
         "${delete[@]}" || sleep "$poll_seconds" ;;
       STOPPED | STOPPING)

@@ -45,9 +45,14 @@ def run_steps(
     first = restored.step if restored else 0
     state = restored.state if restored else devices.replicate(state)
     batches = devices.prefetch(make_batches(first))
+    loss = None
     for step in range(first + 1, total_steps + 1):
       peers.advance(f'{what}, step {step}')
+      previous = loss
       state, loss = p_step(state, next(batches))
+      # One step ahead of the devices is enough. Of dozens, those of a CPU would
+      # wait for each other in different ones, for ever.
+      jax.block_until_ready(previous)
       if step % max(total_steps // 10, 1) == 0:
         logging.info('%s: step %d of %d, loss %.3f', what, step,
                      total_steps, float(loss))

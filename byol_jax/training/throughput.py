@@ -173,8 +173,11 @@ def _step_runner(
 
   def run() -> None:
     nonlocal state
+    metrics = None
     for _ in range(steps):
+      previous = metrics
       state, metrics, _ = p_step(state, batch, votes)
+      jax.block_until_ready(previous)  # As the loop does.
     jax.block_until_ready((state, metrics))
 
   return run

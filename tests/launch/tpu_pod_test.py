@@ -151,6 +151,25 @@ def test_a_suspended_place_in_the_queue_is_taken_anew(pod):
       'describe', 'delete', 'describe', 'create', 'describe']
 
 
+@pytest.mark.parametrize('kind, queued', [
+    ('tpu-vm', ()), ('queued-resources', ('--queued',))])
+def test_a_slice_that_fails_each_time_is_an_error(fakes, pod, kind, queued):
+  """Deleted and made for ever, it would fill nobody's screen for days."""
+  pod.states(*['FAILED', None] * 2, 'FAILED', kind=kind)
+  _, err = pod.run(*RUN, *queued, *JOB, code=1)
+  assert pod.did().count('create') == pod.did().count('delete') == 2
+  assert fakes.calls()[-1][-1] == '--format=yaml'
+  assert 'error: byol was FAILED 3 times; above is what gcloud knows' in err
+
+
+def test_a_slice_that_failed_before_it_was_there_is_made_anew(pod):
+  failed = ['FAILED', None] * 2
+  pod.states(*failed, 'READY', 'PREEMPTED', *failed, 'READY')
+  pod.outcomes('nothing', 'no answer', 'nothing', 'left 0')
+  pod.run(*RUN, *JOB)
+  assert pod.did().count('create') == 4 and pod.did().count('start') == 2
+
+
 def test_ssh_that_fails_once_is_tried_again(fakes, pod):
   pod.states('READY')
   pod.outcomes('nothing', 'left 0')

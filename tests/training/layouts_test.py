@@ -19,22 +19,24 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYOUTS = {'1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
 
 
-def _start(workdir, layout):
+def _start(workdir, layout, *flags):
   count, devices = LAYOUTS[layout]
   return processes.start(
       ['-m', 'byol_jax.pretrain', f'--config={ROOT}/configs/quickstart.py',
        f'--workdir={workdir}', '--config.data=fake:256',
-       '--config.resnet.width=0.0625', '--config.batch_size=32',
+       '--config.encoder=resnet10', '--config.resnet.width=0.0625',
+       '--config.batch_size=32',
        '--config.total_steps=20', '--config.warmup_steps=5',
        '--config.checkpoint_every_steps=100',
        '--config.evaluate_every_steps=20', '--config.log_every_steps=1',
-       '--config.evaluate_batch_size=64', '--config.final_protocols=()'],
+       '--config.evaluate_batch_size=64', '--config.final_protocols=()',
+       *flags],
       f'{workdir}.output', count=count, devices=devices,
       environment={'PYTHONPATH': str(ROOT)})
 
 
-def _run(workdir, layout):
-  with _start(workdir, layout) as started:
+def _run(workdir, layout, *flags):
+  with _start(workdir, layout, *flags) as started:
     done = processes.wait(started, timeout=600)
   for number, (code, out, err) in enumerate(done):
     assert code == 0, f'process {number}: {out}{err}'
@@ -110,3 +112,13 @@ def test_stopped_in_one_process_and_continued_in_four(expected, tmp_path):
   _run_and_stop(tmp_path / 'run', '1x4')
   _run(tmp_path / 'run', '4x1')
   _assert_same(tmp_path / 'run', expected)
+
+
+@pytest.mark.slow
+def test_micro_batches_from_the_compilation_cache(tmp_path):
+  """The second start would hang or crash, see `all_reduce.psum_after`."""
+  flags = ['--config.accumulation_steps=4',
+           f'--compilation_cache={tmp_path}/compiled']
+  for name, layout in (('cold', '1x4'), ('warm', '1x4'), ('other', '2x2')):
+    _run(tmp_path / name, layout, *flags)
+    _assert_same(tmp_path / name, tmp_path / 'cold')

@@ -92,6 +92,7 @@ class Watch:
     self._answered = time.monotonic()
     self._lock = threading.Lock()  # orbax waits in threads of its own, too
     self._talking = threading.Lock()
+    self._goes = threading.Event()  # of its own accord
     self._said = {
         'name': f'{socket.gethostname()}, pid {os.getpid()}', 'beat': 0,
         'progress': 0, 'doing': 'its start', 'code': None, 'why': ''}
@@ -130,6 +131,8 @@ class Watch:
     """
     self._timeout_secs = min(self._timeout_secs, _SUSPICIOUS_SECS)
     time.sleep(self._timeout_secs + 4 * _PERIOD_SECS)
+    if self._goes.is_set():  # and has last words, by another thread
+      threading.Event().wait()
 
   def _talk(self) -> None:
     while self._said['code'] is None:
@@ -184,6 +187,7 @@ class Watch:
         self._go(*found)
 
   def _go(self, code: int, why: str) -> None:
+    self._goes.set()
     _say(code, why)
     threading.Thread(target=self.leave, args=(code, why), daemon=True).start()
     time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)

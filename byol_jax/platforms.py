@@ -43,10 +43,10 @@ def have_threads_of_one_process(num_processes: int) -> None:
   found = _CPU_DEVICES.findall(os.environ.get('XLA_FLAGS', ''))
   of_this_one = os.environ.get('JAX_NUM_CPU_DEVICES') or (found or ['1'])[-1]
   os.environ.setdefault(
-      'PJRT_NPROC', str(max(num_processes * int(of_this_one), _cores())))
+      'PJRT_NPROC', str(max(num_processes * int(of_this_one), cores())))
 
 
-def _cores() -> int:
+def cores() -> int:
   """Those that the system lets this process run on, where it says so."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))

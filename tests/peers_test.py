@@ -134,6 +134,27 @@ def test_what_is_said_last_is_the_last_to_arrive():
   assert json.loads(said)['code'] == 0
 
 
+def test_a_failed_collective_leaves_the_last_words_to_the_watch(monkeypatch):
+  """Who is gone is found late, on a busy machine; no traceback follows."""
+  monkeypatch.setattr(peers, '_PERIOD_SECS', 0.01)
+  monkeypatch.setattr(peers, '_LAST_WORDS_SECS', 0.5)
+  ended = threading.Event()
+
+  def end(code):
+    assert code == 75
+    ended.set()
+
+  monkeypatch.setattr(peers.os, '_exit', end)
+  watch = peers.Watch(_Service(), 0, timeout_secs=0.1, hang_secs=50)
+  watch._peers[1] = _peer(heard=time.monotonic() - 1)
+  suspicious = threading.Thread(target=watch.suspect, daemon=True)
+  suspicious.start()
+  assert ended.wait(10)
+  assert suspicious.is_alive()
+  watch.leave(0, '')
+  watch.close()
+
+
 def _in_the_watch_of(monkeypatch, watch):
   monkeypatch.setattr(peers, '_watch', watch)
 

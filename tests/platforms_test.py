@@ -46,6 +46,6 @@ def test_two_processes_have_the_threads_of_one(
     if value is None:
       monkeypatch.delenv(name)
   monkeypatch.setenv('XLA_FLAGS', flags)
-  monkeypatch.setattr(platforms, '_cores', lambda: cores)
+  monkeypatch.setattr(platforms, 'cores', lambda: cores)
   platforms.have_threads_of_one_process(2)
   assert os.environ.get('PJRT_NPROC') == expected

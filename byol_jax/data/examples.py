@@ -16,6 +16,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+from byol_jax.data import parallel
+
 MAX_IMAGE_PIXELS = 2**26  # where nothing else is said
 
 
@@ -118,8 +120,9 @@ def read_labels(source: Source) -> np.ndarray:
   """
   if isinstance(source, InMemorySource):
     return source.labels
-  labels = tf.data.Dataset.range(source.num_examples).map(
-      lambda index: source.load(index)['label'], tf.data.AUTOTUNE)
+  labels = parallel.prefetch_in_order(parallel.parallel_map(
+      tf.data.Dataset.range(source.num_examples),
+      lambda index: source.load(index)['label']))
   try:
     return np.stack(list(labels.as_numpy_iterator()))
   except tf.errors.OpError:

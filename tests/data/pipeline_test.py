@@ -112,6 +112,15 @@ def test_batches_of_several_chunks_are_those_of_one(
   _assert_equal(_batches(_in_memory(), config, 2), whole[:2])
 
 
+def test_who_lets_go_of_an_iterator_does_not_wait(config):
+  """For TensorFlow's autotuner, which may sleep for a minute."""
+  for source in (_in_memory(), _encoded('PNG')):
+    for dataset in (
+        pipeline.create_train_dataset(source, config, total_steps=5),
+        pipeline.create_eval_dataset(source, config, batch_size=4)):
+      assert dataset.options().autotune.enabled is False
+
+
 def test_seed_changes_order_and_views(config, whole):
   first = whole[0]
   config.seed = 1

@@ -188,10 +188,13 @@ class Watch:
 
   def _go(self, code: int, why: str) -> None:
     self._goes.set()
-    _say(code, why)
-    threading.Thread(target=self.leave, args=(code, why), daemon=True).start()
-    time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
-    os._exit(code)
+    try:
+      _say(code, why)  # to a terminal that may be gone
+      threading.Thread(
+          target=self.leave, args=(code, why), daemon=True).start()
+      time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
+    finally:
+      os._exit(code)
 
 
 def _say(code: int, why: str) -> None:

@@ -232,7 +232,8 @@ create_slice() {
 readonly MAX_FAILED=3
 refuse_failed() {
   "${describe[@]/#--format=*/--format=yaml}" >&2 || true
-  refuse "$name was FAILED $MAX_FAILED times; above is what gcloud knows of it"
+  refuse "$name was FAILED $MAX_FAILED times; above is what gcloud knows of" \
+    'it, and it is still there: ./launch/tpu_pod.sh delete'
 }
 
 # Returns when there is a slice that can be used.
@@ -250,10 +251,13 @@ get_slice() {
       READY | ACTIVE) return ;;
       '') create_slice ;;
       PREEMPTED | TERMINATED | FAILED | SUSPENDED)
-        [[ $state != FAILED ]] || failed=$((failed + 1))
-        ((failed < MAX_FAILED)) || refuse_failed
+        [[ $state != FAILED ]] || ((failed + 1 < MAX_FAILED)) || refuse_failed
         say "$name is $state; deleting what is left of it"
-        "${delete[@]}" || sleep "$poll_seconds" ;;
+        if ! "${delete[@]}"; then
+          sleep "$poll_seconds"
+        elif [[ $state == FAILED ]]; then
+          failed=$((failed + 1))
+        fi ;;
       STOPPED | STOPPING)
         refuse "$name is $state: start it, or ./launch/tpu_pod.sh delete" ;;
       *)

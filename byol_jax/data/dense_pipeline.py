@@ -24,6 +24,7 @@ from byol_jax.data import decoding
 from byol_jax.data import randomness
 from byol_jax.data.dense import DenseSource
 from byol_jax.data.dense_maps import IGNORED
+from byol_jax.data.parallel import BATCHES
 from byol_jax.data.parallel import parallel_map
 from byol_jax.data.parallel import prefetch_in_order
 
@@ -174,7 +175,7 @@ def create_depth_train_dataset(
       process_index, process_count)
   batches = parallel_map(examples, make).batch(
       settings.batch_size // process_count, drop_remainder=True)
-  return prefetch_in_order(parallel_map(batches, change))
+  return prefetch_in_order(parallel_map(batches, change, BATCHES))
 
 
 def create_depth_eval_dataset(

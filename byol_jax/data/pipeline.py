@@ -38,6 +38,7 @@ from byol_jax.data import unreadable
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
+from byol_jax.data.parallel import BATCHES
 from byol_jax.data.parallel import parallel_map
 from byol_jax.data.parallel import prefetch_in_order
 
@@ -463,7 +464,7 @@ def _join(
   # Two at once: one thread copies no more than some thousand images a second.
   dataset = rendered.batch(
       rows.chunks_per_step if in_chunks else rows.per_process,
-      drop_remainder=True, num_parallel_calls=2)
-  dataset = parallel_map(dataset, join)
+      drop_remainder=True, num_parallel_calls=BATCHES)
+  dataset = parallel_map(dataset, join, BATCHES)
   dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
   return prefetch_in_order(dataset)

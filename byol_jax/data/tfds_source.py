@@ -16,6 +16,7 @@ from byol_jax.data import records
 from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
+from byol_jax.data.parallel import without_autotuner
 
 _DECODING_BATCH = 256
 
@@ -162,7 +163,8 @@ def _make_read_names(
         split=split, shuffle_files=False,
         decoders=tfds.decode.PartialDecoding({key: True}),
         read_config=tfds.ReadConfig(interleave_cycle_length=1))
-    return [example[key].decode() for example in dataset.as_numpy_iterator()]
+    return [example[key].decode() for example in without_autotuner(
+        dataset).as_numpy_iterator()]
 
   return read_names
 
@@ -179,7 +181,7 @@ def _in_memory(
   images = np.empty((common['num_examples'], height, width, 3), np.uint8)
   labels = np.empty(len(images), np.int32)
   start = 0
-  for batch in dataset.as_numpy_iterator():
+  for batch in without_autotuner(dataset).as_numpy_iterator():
     stop = start + len(batch[image_key])
     images[start:stop] = batch[image_key][..., :3]  # one channel broadcasts
     if label_key:

@@ -39,6 +39,7 @@ from byol_jax.data.examples import EncodedSource
 from byol_jax.data.examples import InMemorySource
 from byol_jax.data.examples import Source
 from byol_jax.data.parallel import parallel_map
+from byol_jax.data.parallel import prefetch_in_order
 
 _IMAGE_KEYS = ('image/encoded', 'image')
 _LABEL_KEYS = ('image/class/label', 'label')
@@ -216,7 +217,8 @@ def _read_feature(
     return found.concatenate(
         tf.data.Dataset.from_tensors(default)).take(1).get_single_element()
 
-  return parallel_map(tf.data.Dataset.range(len(index)), parse)
+  return prefetch_in_order(
+      parallel_map(tf.data.Dataset.range(len(index)), parse))
 
 
 def _read_names(index: records.RecordIndex, key: str) -> list[str]:

@@ -130,8 +130,11 @@ def measure_save(
 
     def run(save: bool) -> None:
       nonlocal state
+      metrics = None
       for step in range(steps):
+        previous = metrics
         state, *metrics = setup.p_train_step(state, batch, votes)
+        jax.block_until_ready(previous)  # As the loop does.
         if save and not step:
           checkpoints.save(next(numbers), state, resume.first_note(setup))
       jax.block_until_ready((state, metrics))

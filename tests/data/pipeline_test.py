@@ -1,12 +1,14 @@
 """Batches: which, in which order, the same for everybody."""
 
 import io
+import time
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import platforms
 from byol_jax.config import ConfigError
 from byol_jax.data import examples
 from byol_jax.data import pipeline
@@ -119,6 +121,28 @@ def test_who_lets_go_of_an_iterator_does_not_wait(config):
         pipeline.create_train_dataset(source, config, total_steps=5),
         pipeline.create_eval_dataset(source, config, batch_size=4)):
       assert dataset.options().autotune.enabled is False
+
+
+def test_batches_ahead_do_not_grow_with_the_cores(config, monkeypatch):
+  """They may take gigabytes."""
+  monkeypatch.setattr(platforms, 'cores', lambda: 64)
+  config.batch_size = 64
+  seen = set()
+
+  def load(index):
+    tf.py_function(lambda i: seen.add(int(i)), [index], [])
+    return {'image': tf.io.encode_png(tf.zeros([24, 24, 3], tf.uint8))}
+
+  source = examples.EncodedSource(
+      name='test', num_examples=64 * 60, load=load)
+  iterator = pipeline.create_train_dataset(
+      source, config, total_steps=60).as_numpy_iterator()
+  next(iterator)
+  drawn = 0
+  while drawn < len(seen):  # until nothing more is made ahead
+    drawn = len(seen)
+    time.sleep(2)
+  assert drawn < 64 * 12
 
 
 def test_seed_changes_order_and_views(config, whole):

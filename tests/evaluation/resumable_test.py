@@ -1,5 +1,6 @@
 """Steps of a fit on several devices, far more of them than may wait at once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,23 @@ def _step(state, batch):
     rows = jnp.tanh(rows @ state)
   mean = all_reduce.pmean(jnp.mean(rows), devices.AXIS_NAME)
   return state, mean
+
+
+def test_a_step_is_dispatched_once_the_one_before_the_last_is_done(
+    monkeypatch):
+  waited = []
+  monkeypatch.setattr(jax, 'block_until_ready', waited.append)
+
+  def p_step(state, batch):
+    del batch
+    step = int(jax.device_get(state)[0])
+    # The loss of a step is its number; there is none before the first.
+    assert waited == ([None, *range(step - 1)] if step else [])
+    return state + 1, step
+
+  resumable.run_steps(
+      p_step, np.zeros(1, np.float32),
+      lambda first: iter([{'x': np.zeros(4)}] * 5), total_steps=5, what='a fit')
 
 
 def test_the_host_does_not_run_ahead_of_the_devices():

@@ -122,3 +122,9 @@ def test_micro_batches_from_the_compilation_cache(tmp_path):
   for name, layout in (('cold', '1x4'), ('warm', '1x4'), ('other', '2x2')):
     _run(tmp_path / name, layout, *flags)
     _assert_same(tmp_path / name, tmp_path / 'cold')
+    compiled = set((tmp_path / 'compiled').rglob('*-cache'))
+    if name == 'cold':
+      first = compiled
+      assert first
+    elif name == 'warm':
+      assert compiled == first

@@ -147,6 +147,7 @@ def test_a_failed_collective_leaves_the_last_words_to_the_watch(monkeypatch):
   monkeypatch.setattr(peers.os, '_exit', end)
   watch = peers.Watch(_Service(), 0, timeout_secs=0.1, hang_secs=50)
   watch._peers[1] = _peer(heard=time.monotonic() - 1)
+  assert watch._goes.wait(10)
   suspicious = threading.Thread(target=watch.suspect, daemon=True)
   suspicious.start()
   assert ended.wait(10)

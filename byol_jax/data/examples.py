@@ -16,7 +16,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from byol_jax.data import parallel
+from byol_jax.data.parallel import parallel_map
+from byol_jax.data.parallel import prefetch_in_order
 
 MAX_IMAGE_PIXELS = 2**26  # where nothing else is said
 
@@ -120,7 +121,7 @@ def read_labels(source: Source) -> np.ndarray:
   """
   if isinstance(source, InMemorySource):
     return source.labels
-  labels = parallel.prefetch_in_order(parallel.parallel_map(
+  labels = prefetch_in_order(parallel_map(
       tf.data.Dataset.range(source.num_examples),
       lambda index: source.load(index)['label']))
   try:

@@ -24,8 +24,7 @@ def _start(workdir, layout, *flags):
   return processes.start(
       ['-m', 'byol_jax.pretrain', f'--config={ROOT}/configs/quickstart.py',
        f'--workdir={workdir}', '--config.data=fake:256',
-       '--config.encoder=resnet10', '--config.resnet.width=0.0625',
-       '--config.batch_size=32',
+       '--config.resnet.width=0.0625', '--config.batch_size=32',
        '--config.total_steps=20', '--config.warmup_steps=5',
        '--config.checkpoint_every_steps=100',
        '--config.evaluate_every_steps=20', '--config.log_every_steps=1',

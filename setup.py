@@ -1,4 +1,4 @@
-"""Installs byol_jax: `pip install -e .[dev]`, or `[tpu]`, or `[cuda]`."""
+"""Installs byol_jax: `pip install -e '.[dev]'`, or `[tpu]`, or `[cuda]`."""
 
 import pathlib
 

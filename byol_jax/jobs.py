@@ -21,6 +21,7 @@ from byol_jax import peers
 from byol_jax import platforms
 from byol_jax import quiet_orbax
 from byol_jax import stopping
+from byol_jax import terminal
 
 
 def _fail(message: object) -> None:
@@ -38,6 +39,7 @@ def _show_own_lines() -> None:
   package = os.path.dirname(os.path.abspath(__file__))
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
+  handler.python_handler.setStream(sys.stderr)  # as it is by now
   handler.setFormatter(python_logging.Formatter('%(message)s'))
   handler.addFilter(
       lambda record: record.levelno >= python_logging.WARNING
@@ -111,6 +113,7 @@ def run(
     # Imports and tracing make millions of objects that stay: to look through
     # them as often as Python does is a sixth of a start.
     gc.set_threshold(50_000, 20, 20)
+    terminal.keep_on()
     host_memory.keep()
     platforms.leave_out_absent_tpu()
     _show_own_lines()

@@ -24,6 +24,7 @@ from typing import Any
 
 from byol_jax import failures
 from byol_jax import stopping
+from byol_jax import terminal
 
 _PREFIX = 'byol_jax/peers/'
 _PERIOD_SECS = 1.0
@@ -188,13 +189,11 @@ class Watch:
 
   def _go(self, code: int, why: str) -> None:
     self._goes.set()
-    try:
-      _say(code, why)  # to a terminal that may be gone
-      threading.Thread(
-          target=self.leave, args=(code, why), daemon=True).start()
-      time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
-    finally:
-      os._exit(code)
+    _say(code, why)
+    threading.Thread(
+        target=self.leave, args=(code, why), daemon=True).start()
+    time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
+    os._exit(code)
 
 
 def _say(code: int, why: str) -> None:
@@ -203,7 +202,7 @@ def _say(code: int, why: str) -> None:
       '; run the same command again on all of them to go on from the last '
       'checkpoint' if code == stopping.RUN_AGAIN else '')
   sys.stdout.flush()
-  os.write(2, f'error: {why}{again}\n'.encode())
+  terminal.write(2, f'error: {why}{again}\n')
 
 
 def _set_on_abort(handler: Any) -> int | None:

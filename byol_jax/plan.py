@@ -5,9 +5,9 @@
         [--json=FILE] [--config.FIELD=VALUE ...]
 
 Compiles the run's own step for each slice, with libtpu and no TPU (`pip install
--e .[plan]`): whether it fits the memory, its FLOPs, its collectives, the least
-time that it can take, and what that asks of the hosts that feed it. Without
-libtpu it says what can be known without compiling. No data is opened.
+-e '.[plan]'`): whether it fits the memory, its FLOPs, its collectives, the
+least time that it can take, and what that asks of the hosts that feed it.
+Without libtpu it says what can be known without compiling. No data is opened.
 
 A topology is a chip (v2, v3, v4, v5e, v5p or v6e) and how many there are along
 each dimension. A ResNet-50 takes minutes on two CPU cores, how many depends on
@@ -62,8 +62,8 @@ def _say_what_was_done(
   """What the figures rest on."""
   if planner.libtpu is None:
     print(
-        'libtpu is not installed (pip install -e .[plan] brings it), so '
-        'nothing was compiled:\nmemory and XLA\'s counts are not known, and '
+        "libtpu is not installed (pip install -e '.[plan]' brings it), so "
+        "nothing was compiled:\nmemory and XLA's counts are not known, and "
         'the floor is too low: it is that of\narithmetic and of averaging '
         'the gradients alone.')
     return
@@ -99,7 +99,7 @@ def main(_: Sequence[str]) -> None:
   if _SEARCH.value and libtpu.version() is None:
     raise config_lib.ConfigError(
         '--search compiles, and libtpu is not installed: pip install -e '
-        '.[plan]')
+        "'.[plan]'")
   libtpu.prepare()
   config = _CONFIG.value
   if _BATCH_SIZE.value is not None:

@@ -21,13 +21,13 @@
 # command follows again. When the slice is preempted it is made anew and the
 # same copy started again; so is a job that left with 75, R times (20) in a row:
 # once it has run for an hour, that is counted anew. Code 1, a user's error, ends
-# it, and so does a slice that is FAILED three times before it is there. A
-# workdir in gs:// survives the slice; one on its disks does not, and its hosts
-# do not share it. --queued asks for a queued resource and waits until it is
-# ACTIVE. --delete_at_end deletes the slice when JOB is done or has failed. stop
-# lets JOB save and leave. fetch makes DIR/NAME of a workdir .../NAME. The exit
-# code is 0 if the job is done, 75 if it was stopped, else the failure's.
-# --dry_run prints the commands and runs none.
+# it, and so does a slice that is FAILED three times in a row. A workdir in
+# gs:// survives the slice; one on its disks does not, and its hosts do not share
+# it. --queued asks for a queued resource and waits until it is ACTIVE.
+# --delete_at_end deletes the slice when JOB is done or has failed. stop lets JOB
+# save and leave. fetch makes DIR/NAME of a workdir .../NAME. The exit code is 0
+# if the job is done, 75 if it was stopped, else the failure's. --dry_run prints
+# the commands and runs none.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -228,12 +228,18 @@ create_slice() {
   fi
 }
 
+# How to be rid of the slice, as it is to be typed.
+print_delete() {
+  print_command ./launch/tpu_pod.sh delete "--name=$name" "${where[@]:1}" \
+    ${queued:+--queued}
+}
+
 # What was FAILED so often in a row will be so again; the cloud says why.
 readonly MAX_FAILED=3
 refuse_failed() {
   "${describe[@]/#--format=*/--format=yaml}" >&2 || true
   refuse "$name was FAILED $MAX_FAILED times; above is what gcloud knows of" \
-    'it, and it is still there: ./launch/tpu_pod.sh delete'
+    "it, and it is still there: $(print_delete)"
 }
 
 # Returns when there is a slice that can be used.
@@ -253,13 +259,15 @@ get_slice() {
       PREEMPTED | TERMINATED | FAILED | SUSPENDED)
         [[ $state != FAILED ]] || ((failed + 1 < MAX_FAILED)) || refuse_failed
         say "$name is $state; deleting what is left of it"
-        if ! "${delete[@]}"; then
+        if "${delete[@]}"; then
+          [[ $state == FAILED ]] && failed=$((failed + 1)) || failed=0
+        else
+          ((++outages < MAX_OUTAGES)) || refuse "$name cannot be deleted;" \
+            'gcloud says why above'
           sleep "$poll_seconds"
-        elif [[ $state == FAILED ]]; then
-          failed=$((failed + 1))
         fi ;;
       STOPPED | STOPPING)
-        refuse "$name is $state: start it, or ./launch/tpu_pod.sh delete" ;;
+        refuse "$name is $state: start it, or $(print_delete)" ;;
       *)
         [[ $state == "$before" ]] || say "$name is $state; waiting"
         before=$state
@@ -346,8 +354,7 @@ finish() {
   if [[ -n $delete_at_end ]]; then
     "${delete[@]}" || say "$name was not deleted"
   else
-    say "$name is still there, and costs: ./launch/tpu_pod.sh delete" \
-      "--name=$name --zone=$zone${queued:+ --queued}"
+    say "$name is still there, and costs: $(print_delete)"
   fi
   exit "$1"
 }

@@ -95,7 +95,7 @@ def test_a_search_needs_a_compiler(tmp_path):
 
 needs_libtpu = pytest.mark.skipif(
     libtpu.version() is None,
-    reason='libtpu is not installed: pip install -e .[plan]')
+    reason="libtpu is not installed: pip install -e '.[plan]'")
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 
 from byol_jax import config as config_lib
+from byol_jax import platforms
 from byol_jax.augmentation import draws as columns
 from byol_jax.data import crop
 from byol_jax.data import decoding
@@ -41,6 +42,7 @@ from byol_jax.data.examples import Source
 from byol_jax.data.parallel import BATCHES
 from byol_jax.data.parallel import parallel_map
 from byol_jax.data.parallel import prefetch_in_order
+from byol_jax.data.parallel import without_autotuner
 
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
@@ -97,14 +99,25 @@ class _Rows:
 
   @property
   def per_chunk(self) -> int:
-    """The largest divisor of a batch that is a good chunk, or the batch."""
+    """Rows: the largest good chunk of which there is one for every core.
+
+    Where there are more cores, the smallest; where no good one divides the
+    batch, the batch.
+    """
     rows = self.per_process
-    return next((n for n in range(_MAX_CHUNK_ROWS, _MIN_CHUNK_ROWS - 1, -1)
-                 if rows % n == 0), rows)
+    good = [n for n in range(_MAX_CHUNK_ROWS, _MIN_CHUNK_ROWS - 1, -1)
+            if rows % n == 0]
+    return next((n for n in good if BATCHES * (rows // n) >= platforms.cores()),
+                min(good, default=rows))
 
   @property
   def chunks_per_step(self) -> int:
     return self.per_process // self.per_chunk
+
+  @property
+  def chunks_at_once(self) -> int:
+    """That are rendered, or wait: of `BATCHES` batches, and one a core."""
+    return min(BATCHES * self.chunks_per_step, platforms.cores())
 
   def first_position(self, chunk: tf.Tensor) -> tf.Tensor:
     """Of chunk number `chunk` (int64), counted over all steps from 0."""
@@ -193,7 +206,7 @@ def example_ids(
   order = randomness.example_order(
       num_examples=source.num_examples, batch_size=config.batch_size,
       start_step=step, total_steps=step + 1, seed=config.seed)
-  return next(order.as_numpy_iterator())
+  return next(without_autotuner(order).as_numpy_iterator())
 
 
 def create_labelled_dataset(
@@ -398,7 +411,7 @@ def _render(
   if isinstance(source, InMemorySource):
     tensors = source.tensors  # copied here, not while tracing
     return parallel_map(chunks, lambda chunk: _render_in_memory(
-        chunk, tensors, views, size))
+        chunk, tensors, views, size), rows.chunks_at_once)
   return parallel_map(chunks.unbatch(), lambda example: _render_encoded(
       example, source, views, size, careful))
 

@@ -1,6 +1,6 @@
 """libtpu: the compiler for TPUs, which needs no TPU.
 
-It comes with `pip install -e .[plan]`, or with `.[tpu]`.
+It comes with `pip install -e '.[plan]'`, or with `.[tpu]`.
 """
 
 import importlib.metadata

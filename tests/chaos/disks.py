@@ -164,6 +164,28 @@ def full_at_the_end(lab: Lab) -> Iterator[Survived]:
     yield Survived('saved when there was room', note=f'{secs:.0f} s later')
 
 
+def full_log(lab: Lab) -> Iterator[Survived]:
+  """What the run says has no room; what it writes has."""
+  with _small_disk(lab) as disk:
+    workdir, log = lab.folder('full_log'), disk / 'log'
+    run = lab.start_command(lab.command(workdir), 'full_log', log=log)
+    run.until(lambda: runs.last_row(workdir) >= 35, 'rows')
+    with run.frozen():
+      before = runs.last_row(workdir)
+      _fill(disk)
+      _fill(disk, log.name)  # its last block
+    run.until(lambda: runs.last_row(workdir) >= before + 100, 'more rows')
+    with run.frozen():
+      silent = runs.last_row(workdir)
+      for step in range(before + 5, silent - 5):
+        runs.expect(f'step {step}/' not in run.text, f'it says step {step}')
+      _make_room(disk)
+    run.ends(0)
+    runs.expect_same_end(workdir, lab.undisturbed())
+    runs.expect(f'step {runs.TOTAL_STEPS}/' in run.text, 'it stays silent')
+    yield Survived(f'what it said of steps {before} to {silent} is not kept')
+
+
 def turns_read_only(lab: Lab) -> Iterator[Survived]:
   """The checkpoints' folder in mid-run, and back."""
   workdir = lab.folder('turns_read_only')
@@ -261,9 +283,9 @@ def _unmount(folder: str) -> None:
   subprocess.run(['umount', '--lazy', folder], check=True)
 
 
-def _fill(disk: pathlib.Path) -> None:
-  """To the last byte."""
-  with (disk / 'ballast').open('wb', buffering=0) as file:
+def _fill(disk: pathlib.Path, name: str = 'ballast') -> None:
+  """To the last byte, by this file."""
+  with (disk / name).open('ab', buffering=0) as file:
     for size in (2**16, 1):
       with contextlib.suppress(OSError):
         while file.write(bytes(size)):

@@ -229,13 +229,24 @@ class Lab:
       arguments: Sequence[str] = ARGUMENTS) -> Run:
     """A run, or its continuation; later arguments win."""
     return self.start_command(
-        [sys.executable, '-m', module, *arguments, f'--workdir={workdir}',
-         *extra], workdir.name, env)
+        self.command(workdir, *extra, module=module, arguments=arguments),
+        workdir.name, env)
+
+  def command(
+      self, workdir: pathlib.Path, *extra: str,
+      module: str = 'byol_jax.pretrain',
+      arguments: Sequence[str] = ARGUMENTS) -> list[str]:
+    """What `start` starts."""
+    return [sys.executable, '-m', module, *arguments, f'--workdir={workdir}',
+            *extra]
 
   def start_command(
       self, command: Sequence[str], name: str,
-      env: dict[str, str] | None = None) -> Run:
-    run = Run(command, self.folder(f'{name}.log'), self._env | (env or {}))
+      env: dict[str, str] | None = None, log: pathlib.Path | None = None,
+  ) -> Run:
+    """Any command; what it says goes to `log`, if not to the lab's folder."""
+    run = Run(command, log or self.folder(f'{name}.log'),
+              self._env | (env or {}))
     self._runs.append(run)
     return run
 

@@ -98,6 +98,22 @@ def in_evaluation(lab: Lab) -> Iterator[Survived]:
   yield Survived('its row was written by the next run', note=f'{secs:.1f} s')
 
 
+def unheard(lab: Lab) -> Iterator[Survived]:
+  """Who read what the run says is gone: `| tee` dies of Ctrl-C, too."""
+  workdir = lab.folder('unheard')
+  run = lab.start_command(
+      ['bash', '-c', 'exec "$@" > >(head --lines=1) 2>&1', 'bash',
+       *lab.command(workdir)], 'unheard')
+  run.until(lambda: runs.last_row(workdir) >= 50, 'rows')
+  run.signal(signal.SIGINT)
+  secs = run.ends(runs.RUN_AGAIN, _GRACE_SECS)
+  runs.expect('stopped after' not in run.text, 'it was heard to the end')
+  runs.expect(runs.newest_step(workdir) >= 50, 'its last step is not saved')
+  lab.start(workdir).ends(0)
+  runs.expect_same_end(workdir, lab.undisturbed())
+  yield Survived('SIGINT, when nobody reads', note=f'{secs:.1f} s')
+
+
 def quickstart(lab: Lab) -> Iterator[Survived]:
   """The quickstart's own network and batch, on images that are there."""
   workdir = lab.folder('quickstart')

@@ -119,6 +119,8 @@ def test_who_lets_go_of_an_iterator_does_not_wait(config):
   for source in (_in_memory(), _encoded('PNG')):
     for dataset in (
         pipeline.create_train_dataset(source, config, total_steps=5),
+        pipeline.create_labelled_dataset(
+            source, config, batch_size=4, total_steps=5, seed=0),
         pipeline.create_eval_dataset(source, config, batch_size=4)):
       assert dataset.options().autotune.enabled is False
 
@@ -142,7 +144,19 @@ def test_batches_ahead_do_not_grow_with_the_cores(config, monkeypatch):
   while drawn < len(seen):  # until nothing more is made ahead
     drawn = len(seen)
     time.sleep(2)
-  assert drawn < 64 * 12
+  assert 64 <= drawn < 64 * 12
+
+
+@pytest.mark.parametrize('rows', [16, 64, 61, 4096])
+@pytest.mark.parametrize('cores', [2, 96])
+def test_nor_do_chunks_of_images_in_memory(rows, cores, monkeypatch):
+  monkeypatch.setattr(platforms, 'cores', lambda: cores)
+  found = pipeline._Rows(rows, process_index=0, process_count=1)
+  assert found.per_chunk * found.chunks_per_step == rows
+  assert found.per_chunk * found.chunks_at_once <= 2 * rows
+  # And yet they keep as many cores busy as they can.
+  busy = min(cores, 2 * rows // (61 if rows == 61 else 8))
+  assert found.chunks_at_once == busy
 
 
 def test_seed_changes_order_and_views(config, whole):

@@ -160,6 +160,16 @@ def test_a_slice_that_fails_each_time_is_an_error(fakes, pod, kind, queued):
   assert pod.did().count('create') == pod.did().count('delete') == 2
   assert fakes.calls()[-1][-1] == '--format=yaml'
   assert 'error: byol was FAILED 3 times; above is what gcloud knows' in err
+  command = ['./launch/tpu_pod.sh', 'delete', *SLICE, *queued]
+  assert err.strip().endswith(f'it is still there: {" ".join(command)}')
+
+
+def test_a_slice_that_cannot_be_deleted_is_an_error(fakes, pod):
+  pod.states('FAILED')
+  fakes.answer('gcloud', 'delete', code=1, err='no permission\n', times=-1)
+  _, err = pod.run(*RUN, *JOB, code=1)
+  assert 'error: byol cannot be deleted; gcloud says why above' in err
+  assert pod.did().count('delete') == 20 and 'create' not in pod.did()
 
 
 def test_a_slice_that_failed_before_it_was_there_is_made_anew(pod):

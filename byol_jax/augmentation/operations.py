@@ -6,12 +6,9 @@ scalars. No operation clips unless it says so. They follow DeepMind's
 `utils/augmentations.py`, which differs from torchvision and from SimCLR:
 brightness is added, contrast turns about the mean of each channel.
 
-One definition serves both places where a view can be made: the host, where
-`compiled` makes it a part of the tf.data pipeline, and the device, where the
-training step maps it over a batch.
+On the host `compiled` makes them a part of the tf.data pipeline, image by
+image. Where the step makes views, `batched` does the same to many at once.
 """
-
-import functools
 
 import jax
 from jax import lax
@@ -20,7 +17,6 @@ import jax.numpy as jnp
 # Numbers by which `color_jitter` calls its operations, as in the original.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
-_LUMA = (0.2989, 0.5870, 0.1140)
 
 
 def flip_left_right(image: jax.Array) -> jax.Array:
@@ -35,10 +31,15 @@ def adjust_brightness(image: jax.Array, delta: jax.Array) -> jax.Array:
 
 def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
   """Scales the distance to the mean of each channel."""
+  center = mean(image)
+  return factor * (image - center) + center
+
+
+def mean(image: jax.Array) -> jax.Array:
+  """Over both axes of pixels, which stay as 1."""
   # Rows, then columns: one long float32 sum would lose two digits at 224.
-  mean = jnp.mean(image, axis=1, keepdims=True)
-  mean = jnp.mean(mean, axis=2, keepdims=True)
-  return factor * (image - mean) + mean
+  return jnp.mean(
+      jnp.mean(image, axis=-2, keepdims=True), axis=-1, keepdims=True)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
@@ -47,46 +48,72 @@ def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
   Hue and value stay, so the conversion to HSV and back reduces to scaling
   each channel's distance to the largest by s' / s.
   """
-  value, chroma = _value_and_chroma(image)
-  colored = chroma > 0
-  # 1 / s, beyond which s' would pass one. Grey stays grey at any scale.
-  limit = jnp.where(colored, value, 1.0) / jnp.where(colored, chroma, 1.0)
-  scale = jnp.maximum(jnp.minimum(factor, limit), 0.0)
-  return value - (value - image) * scale
+  value, chroma = value_and_chroma(*_channels(image))
+  return value - (value - image) * saturation_scale(value, chroma, factor)
 
 
 def adjust_hue(image: jax.Array, delta: jax.Array) -> jax.Array:
   """Adds delta (in turns) to the hue of HSV, modulo one."""
-  red, green, blue = (image[i:i + 1] for i in range(3))
-  value, chroma = _value_and_chroma(image)
-  divisor = jnp.where(chroma > 0, chroma, 1.0)
-  # The hue in sixths of a turn.
-  sextant = jnp.where(
-      red == value, (green - blue) / divisor,
-      jnp.where(green == value, 2.0 + (blue - red) / divisor,
-                4.0 + (red - green) / divisor))
-  sextant += 6.0 * delta
-
-  def channel(shift: float) -> jax.Array:
-    turn = sextant + shift
-    turn -= 6.0 * jnp.floor(turn / 6.0)
-    return value - chroma * jnp.clip(jnp.minimum(turn, 4.0 - turn), 0.0, 1.0)
-
-  return jnp.concatenate([channel(5.0), channel(3.0), channel(1.0)])
+  channels = _channels(image)
+  value, chroma = value_and_chroma(*channels)
+  turned = sextant(*channels, value, chroma) + 6.0 * delta
+  return jnp.concatenate(from_hue(turned, value, chroma))
 
 
-def _value_and_chroma(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The largest channel, and its distance to the smallest: [1, H, W]."""
+def _channels(image: jax.Array) -> tuple[jax.Array, ...]:
+  return tuple(image[i:i + 1] for i in range(3))
+
+
+def value_and_chroma(
+    red: jax.Array, green: jax.Array, blue: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The largest channel, and its distance to the smallest."""
   # As binary operations, which XLA fuses with what follows.
-  red, green, blue = (image[i:i + 1] for i in range(3))
   value = jnp.maximum(jnp.maximum(red, green), blue)
   return value, value - jnp.minimum(jnp.minimum(red, green), blue)
 
 
+def saturation_scale(
+    value: jax.Array, chroma: jax.Array, factor: jax.Array) -> jax.Array:
+  """How much of `factor` there is room for."""
+  colored = chroma > 0
+  # 1 / s, beyond which s' would pass one. Grey stays grey at any scale.
+  limit = jnp.where(colored, value, 1.0) / jnp.where(colored, chroma, 1.0)
+  return jnp.maximum(jnp.minimum(factor, limit), 0.0)
+
+
+def sextant(
+    red: jax.Array, green: jax.Array, blue: jax.Array, value: jax.Array,
+    chroma: jax.Array) -> jax.Array:
+  """The hue, in sixths of a turn."""
+  divisor = jnp.where(chroma > 0, chroma, 1.0)
+  return jnp.where(
+      red == value, (green - blue) / divisor,
+      jnp.where(green == value, 2.0 + (blue - red) / divisor,
+                4.0 + (red - green) / divisor))
+
+
+def from_hue(
+    turned: jax.Array, value: jax.Array, chroma: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Red, green and blue of a hue in sixths of a turn, any number of turns."""
+  def channel(shift: float) -> jax.Array:
+    turn = turned + shift
+    turn -= 6.0 * jnp.floor(turn / 6.0)
+    return value - chroma * jnp.clip(jnp.minimum(turn, 4.0 - turn), 0.0, 1.0)
+
+  return channel(5.0), channel(3.0), channel(1.0)
+
+
 def to_grayscale(image: jax.Array) -> jax.Array:
   """Luma, on three equal channels."""
-  luma = sum(weight * image[i] for i, weight in enumerate(_LUMA))
-  return jnp.stack([luma, luma, luma])
+  gray = luma(*image)
+  return jnp.stack([gray, gray, gray])
+
+
+def luma(red: jax.Array, green: jax.Array, blue: jax.Array) -> jax.Array:
+  """The original's weights, TensorFlow's."""
+  return 0.2989 * red + 0.5870 * green + 0.1140 * blue
 
 
 def blur_radius(size: int) -> int:
@@ -104,37 +131,27 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
   radius = blur_radius(height)
   if radius == 0:
     return image
-  taps = _gaussian_taps(radius, sigma)
+  taps = gaussian_taps(radius, sigma)
   # Padded once, and added up as shifted copies: two loops that vectorise.
   image = jnp.pad(image, [(0, 0), (radius, radius), (radius, radius)])
   image = sum(tap * image[:, i:i + height] for i, tap in enumerate(taps))
   return sum(tap * image[:, :, i:i + width] for i, tap in enumerate(taps))
 
 
-def gaussian_blur_by_matrix(image: jax.Array, sigma: jax.Array) -> jax.Array:
-  """The same, as two matrix products: what accelerators do best."""
-  height, width = image.shape[1:]
-  radius = blur_radius(height)
-  if radius == 0:
-    return image
-  taps = _gaussian_taps(radius, sigma)
-
-  def band(size: int) -> jax.Array:
-    pixels = jnp.arange(size)
-    offset = pixels[:, None] - pixels[None] + radius
-    inside = (offset >= 0) & (offset <= 2 * radius)
-    return jnp.where(inside, taps[jnp.clip(offset, 0, 2 * radius)], 0.0)
-
-  multiply = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-  image = multiply('ij,cjw->ciw', band(height), image)
-  return multiply('chj,jw->chw', image, band(width))
-
-
-def _gaussian_taps(radius: int, sigma: jax.Array) -> jax.Array:
+def gaussian_taps(radius: int, sigma: jax.Array) -> jax.Array:
   """Weights [2 * radius + 1], summing to one."""
-  distances = jnp.abs(jnp.arange(-radius, radius + 1, dtype=jnp.float32))
-  taps = jnp.exp(-jnp.square(distances) / (2.0 * jnp.square(sigma)))
+  taps = gaussian(tap_distances(radius), sigma)
   return taps / jnp.sum(taps)
+
+
+def tap_distances(radius: int) -> jax.Array:
+  """Of a blur's pixels from its centre, [2 * radius + 1]."""
+  return jnp.abs(jnp.arange(-radius, radius + 1, dtype=jnp.float32))
+
+
+def gaussian(distance: jax.Array, sigma: jax.Array) -> jax.Array:
+  """One at distance zero."""
+  return jnp.exp(-jnp.square(distance) / (2.0 * jnp.square(sigma)))
 
 
 def solarize(image: jax.Array, threshold: float) -> jax.Array:
@@ -145,6 +162,11 @@ def solarize(image: jax.Array, threshold: float) -> jax.Array:
 def clip(image: jax.Array) -> jax.Array:
   """To [0, 1]."""
   return jnp.clip(image, 0.0, 1.0)
+
+
+def to_image(image: jax.Array) -> jax.Array:
+  """As it is shown, float32 [H, W, 3]."""
+  return jnp.transpose(image, (1, 2, 0))
 
 
 def color_jitter(

@@ -1,7 +1,6 @@
 """What becomes of a view's colours, on the host or on the device."""
 
 from collections.abc import Callable
-import functools
 from typing import Any
 
 import jax
@@ -9,23 +8,24 @@ from jax import lax
 import jax.numpy as jnp
 import ml_collections
 
+from byol_jax.augmentation import batched
 from byol_jax.augmentation import draws as columns
 from byol_jax.augmentation import operations
 
 
 def photometric(
-    image: jax.Array, draws: jax.Array, settings: ml_collections.ConfigDict,
-    blur: Callable[..., jax.Array] = operations.gaussian_blur,
-) -> jax.Array:
+    image: jax.Array | batched.Planes, draws: jax.Array,
+    settings: ml_collections.ConfigDict, ops: Any = operations) -> jax.Array:
   """Colour jitter, grayscale, blur, solarize, clip: the original's.
 
   What the settings switch off is left out.
 
   Args:
-    image: float32 [3, H, W] in [0, 1]: one crop, flipped or not.
+    image: float32 [3, H, W] in [0, 1]: one crop, flipped or not; or what `ops`
+      takes for one.
     draws: float32 [draws.COUNT] in [0, 1), its view's.
     settings: a view's config.
-    blur: `gaussian_blur`, or another that does the same.
+    ops: `operations`, or `batched`, which does the same.
 
   Returns:
     float32 [H, W, 3] in [0, 1].
@@ -35,15 +35,15 @@ def photometric(
   low, high = settings.blur_sigma_range
   steps = (
       (columns.JITTER, settings.jitter_prob if parameters else 0.0,
-       lambda x: operations.color_jitter(x, order, parameters)),
-      (columns.GRAYSCALE, settings.grayscale_prob, operations.to_grayscale),
-      (columns.BLUR, settings.blur_prob, lambda x: blur(
+       lambda x: ops.color_jitter(x, order, parameters)),
+      (columns.GRAYSCALE, settings.grayscale_prob, ops.to_grayscale),
+      (columns.BLUR, settings.blur_prob, lambda x: ops.gaussian_blur(
           x, low + draws[columns.SIGMA] * (high - low))),
-      (columns.SOLARIZE, settings.solarize_prob, lambda x: operations.solarize(
+      (columns.SOLARIZE, settings.solarize_prob, lambda x: ops.solarize(
           x, settings.solarize_threshold)))
   for draw, prob, change in steps:
     image = _with_prob(draws[draw], prob, change, image)
-  return jnp.transpose(operations.clip(image), (1, 2, 0))
+  return ops.to_image(ops.clip(image))
 
 
 def make_views_fn(config: ml_collections.ConfigDict) -> Callable[
@@ -55,7 +55,7 @@ def make_views_fn(config: ml_collections.ConfigDict) -> Callable[
 
   Returns:
     Where views are made on the host, the identity. Else a function that takes
-    `crops`, two arrays uint8 [B, S, S, 3], and their `draws`, float32
+    `crops`, two arrays uint8 [B, 3, S, S], and their `draws`, float32
     [B, draws.COUNT] each, out of a batch, and puts in `views`, two arrays
     float32 [B, S, S, 3] in [0, 1].
   """
@@ -65,10 +65,8 @@ def make_views_fn(config: ml_collections.ConfigDict) -> Callable[
   def make_view(
       crops: jax.Array, draws: jax.Array, settings: ml_collections.ConfigDict
   ) -> jax.Array:
-    planes = jnp.transpose(crops, (0, 3, 1, 2)).astype(jnp.float32) / 255.0
-    return jax.vmap(functools.partial(
-        photometric, settings=settings,
-        blur=operations.gaussian_blur_by_matrix))(planes, draws)
+    return jax.vmap(lambda pixels, draws: photometric(
+        batched.to_planes(pixels), draws, settings, batched))(crops, draws)
 
   def make_views(batch: dict[str, Any]) -> dict[str, Any]:
     rest = dict(batch)
@@ -96,8 +94,8 @@ def _jitter_parameters(
 
 
 def _with_prob(
-    draw: jax.Array, prob: float, change: Callable[[jax.Array], jax.Array],
-    image: jax.Array) -> jax.Array:
+    draw: jax.Array, prob: float, change: Callable[[Any], Any], image: Any
+) -> Any:
   # The draws are below one, so that a probability of one is certain; the
   # original's `draw <= prob` differs once in 2**23.
   if prob <= 0.0:

@@ -379,7 +379,7 @@ def _render(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
     views: Sequence[_View], *, seed: int, size: int, careful: bool
 ) -> tf.data.Dataset:
-  """Adds `images`, a tuple of [size, size, 3] for the views, and `label`.
+  """Adds `images`, a tuple of what is rendered of the views, and `label`.
 
   Of images in memory to chunks, whose rows are rendered together; of encoded
   ones, to examples.

@@ -28,7 +28,8 @@ class Finish(NamedTuple):
   """What becomes of a crop, float32 [3, S, S] in [0, 1].
 
   Attributes:
-    last: what the program that crops ends with, from the crop to [S, S, 3].
+    last: what the program that crops ends with: from the crop to [S, S, 3], or,
+      where there is more to do, to itself or its bytes.
     view: or, from the crop and its draws, float32 [D], a program of its own,
       which is large, and so compiled once for crops of all sizes.
   """
@@ -45,11 +46,11 @@ def _to_image(crop: jax.Array) -> jax.Array:
 
 
 def _to_pixels(crop: jax.Array) -> jax.Array:
-  return _to_image(jnp.round(crop * 255.0).astype(jnp.uint8))
+  return jnp.round(crop * 255.0).astype(jnp.uint8)
 
 
 IMAGE = Finish(_to_image)  # as it is, float32 in [0, 1]
-PIXELS = Finish(_to_pixels)  # to the nearest uint8
+PIXELS = Finish(_to_pixels)  # in planes, to the nearest uint8
 
 
 def make_view(settings: ml_collections.ConfigDict) -> Finish:
@@ -77,7 +78,7 @@ def rows(
     finish: what becomes of the crop.
 
   Returns:
-    [n, S, S, 3].
+    [n, S, S, 3], or, of `PIXELS`, [n, 3, S, S].
   """
   crops = _crop_rows(size, finish.last)(images, boxes, mirrored)
   if finish.view is None:
@@ -98,7 +99,7 @@ def one(
     finish: what becomes of the crop.
 
   Returns:
-    [S, S, 3].
+    [S, S, 3], or, of `PIXELS`, [3, S, S].
   """
   shape = tf.shape(pixels)[:2]
   sides = tf.constant(_SIDES)
@@ -110,9 +111,9 @@ def one(
   crop = _crop_one(size, finish.last)(
       tf.reshape(padded, [side, side, 3]), tf.concat([[0, 0], shape], axis=0),
       mirrored)
-  if finish.view is None:
-    return tf.ensure_shape(crop, [size, size, 3])
-  return _view_one(finish.view)(tf.ensure_shape(crop, [3, size, size]), draws)
+  crop = tf.ensure_shape(crop, jax.eval_shape(
+      finish.last, jax.ShapeDtypeStruct((3, size, size), jnp.float32)).shape)
+  return crop if finish.view is None else _view_one(finish.view)(crop, draws)
 
 
 def _crop_fn(

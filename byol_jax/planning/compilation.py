@@ -119,15 +119,17 @@ def _abstract_batch(
   """Shapes of what the pipeline yields and `devices.shard` makes of it."""
   rows = (num_devices, config.batch_size // num_devices)
   size = config.image_size
-  shape = (*rows, size, size, len(config.augment.mean))
+  channels = len(config.augment.mean)
   index = jax.ShapeDtypeStruct(rows, jnp.int32)
   batch = {'index': index}
   if config.augment.device:
     draws = jax.ShapeDtypeStruct((*rows, columns.COUNT), jnp.float32)
-    batch['crops'] = (jax.ShapeDtypeStruct(shape, jnp.uint8),) * 2
+    crops = jax.ShapeDtypeStruct((*rows, channels, size, size), jnp.uint8)
+    batch['crops'] = (crops,) * 2
     batch['draws'] = (draws,) * 2
   else:
-    batch['views'] = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
+    views = jax.ShapeDtypeStruct((*rows, size, size, channels), jnp.float32)
+    batch['views'] = (views,) * 2
   return batch if num_classes is None else batch | {'label': index}
 
 

@@ -213,7 +213,8 @@ def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   views = rng.random((2, count, size, size, 3), np.float32)
   batch = {'index': np.arange(count, dtype=np.int32)}
   if config.augment.device:
-    batch['crops'] = tuple((255 * views).astype(np.uint8))
+    batch['crops'] = tuple(
+        (255 * views).astype(np.uint8).transpose(0, 1, 4, 2, 3))
     batch['draws'] = tuple(rng.random((2, count, columns.COUNT), np.float32))
   else:
     batch['views'] = tuple(views)

@@ -5,6 +5,7 @@ independent recomputation in double precision agrees with it to 5e-7.
 """
 
 import colorsys
+import itertools
 import pathlib
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byol_jax.augmentation import batched
 from byol_jax.augmentation import operations
 from byol_jax.data import compiled  # hides devices and log noise first
 
@@ -27,12 +29,13 @@ _OPS = {
     'saturation': operations.adjust_saturation,
     'hue': operations.adjust_hue,
     'blur': operations.gaussian_blur,
-    'matrixblur': operations.gaussian_blur_by_matrix,
+    'batchedblur': lambda image, sigma: jnp.stack(
+        batched.gaussian_blur(tuple(image), sigma)),
 }
 _CASES = [
     'brightness_0.3', 'brightness_-0.4', 'contrast_0.6', 'contrast_1.4',
     'saturation_0.8', 'saturation_1.2', 'hue_-0.1', 'hue_0.07', 'blur_0.1',
-    'blur_0.5', 'blur_1.0', 'blur_2.0', 'matrixblur_0.5', 'matrixblur_2.0']
+    'blur_0.5', 'blur_1.0', 'blur_2.0', 'batchedblur_0.5', 'batchedblur_2.0']
 
 
 def _images(size: int) -> np.ndarray:
@@ -44,7 +47,7 @@ def _assert_golden(images, size: int, name: str):
   if size == 224:  # only some rows and columns were recorded
     kept = _GOLDEN['idx224']
     images = images[:, kept][:, :, kept]
-  name = name.removeprefix('matrix')
+  name = name.removeprefix('batched')
   np.testing.assert_allclose(
       images, _GOLDEN[f's{size}/{name}'], rtol=0, atol=_TOLERANCE)
 
@@ -106,8 +109,38 @@ def test_color_jitter_is_the_original_s(case, size, run):
     x = operations.color_jitter(x, order, dict(enumerate(values)))
     return operations.clip(operations.to_grayscale(x) if gray else x)
 
+  def transform_planes(x, order):
+    x = batched.color_jitter(tuple(x), order, dict(enumerate(values)))
+    return jnp.stack(batched.clip(batched.to_grayscale(x) if gray else x))
+
   orders = np.tile(order, [len(images), 1])
   _assert_golden(run(transform, images, orders), size, f'jitter{case}')
+  if run is _on_device:
+    _assert_golden(run(transform_planes, images, orders), size, f'jitter{case}')
+
+
+@pytest.mark.parametrize('names', [
+    (0, 1, 2, 3), (1, 3), (0, 2)])
+def test_jitter_of_a_batch_is_that_of_each_image(names):
+  """In every order, of strong changes, also where some are left out."""
+  orders = np.int32(list(itertools.permutations(range(4))))
+  rng = np.random.default_rng(0)
+  images = rng.random((len(orders), 16, 12, 3), np.float32)
+  images[:, 0, :3] = [[0, 0, 0], [0.5, 0.5, 0.5], [1, 0, 0]]
+  low, high = np.float32([[-0.6, 0.2, 0.0, -0.5], [0.6, 2.0, 3.0, 0.5]])
+  values = low + (high - low) * rng.random((len(orders), 4), np.float32)
+
+  def one_by_one(image, order, values):
+    return operations.color_jitter(image, order, {i: values[i] for i in names})
+
+  def at_once(image, order, values):
+    return jnp.stack(batched.color_jitter(
+        tuple(image), order, {i: values[i] for i in names}))
+
+  expected = _on_device(one_by_one, images, orders, values)
+  np.testing.assert_allclose(
+      _on_device(at_once, images, orders, values), expected, rtol=0, atol=3e-6)
+  assert np.median(np.abs(expected - images).max((1, 2, 3))) > 0.2
 
 
 @pytest.mark.parametrize('run', [_on_device, _in_tf_data])
@@ -148,7 +181,7 @@ _REFERENCES = {
     'saturation': lambda x, p: _numpy_hsv(
         x, lambda h, s, v: (h, min(s * p, 1.0), v)),
     'hue': lambda x, p: _numpy_hsv(x, lambda h, s, v: ((h + p) % 1, s, v)),
-    'blur': _numpy_blur, 'matrixblur': _numpy_blur,
+    'blur': _numpy_blur, 'batchedblur': _numpy_blur,
 }
 
 
@@ -156,7 +189,7 @@ _REFERENCES = {
 @pytest.mark.parametrize(
     'kind, value', [('brightness', 0.1), ('contrast', 0.3),
                     ('saturation', 3.0), ('saturation', 0.0), ('hue', 0.4),
-                    ('hue', -0.5), ('blur', 0.7), ('matrixblur', 0.7)])
+                    ('hue', -0.5), ('blur', 0.7), ('batchedblur', 0.7)])
 def test_operation_on_hostile_pixels_is_numpy_s(kind, value, run):
   rng = np.random.default_rng(0)
   images = rng.random((2, 31, 21, 3), np.float32)

@@ -40,7 +40,7 @@ def test_the_host_sends_bytes(batches, made):
   cropped, whole = batches
   assert set(cropped) == {'crops', 'draws', 'index', 'label'}
   for crops in cropped['crops']:
-    assert crops.dtype == np.uint8 and crops.shape == (16, 32, 32, 3)
+    assert crops.dtype == np.uint8 and crops.shape == (16, 3, 32, 32)
   assert set(made) == set(whole) == {'views', 'index', 'label'}
   np.testing.assert_array_equal(cropped['index'], whole['index'])
 
@@ -68,7 +68,7 @@ def test_of_equal_pixels_both_make_equal_views(config, batches, made, view):
   settings = config.augment[f'view{view + 1}']
   on_host = compiled.each_for_host(
       lambda image, draws: photometric.photometric(image, draws, settings))
-  planes = np.moveaxis(batches[0]['crops'][view], 3, 1) / np.float32(255)
+  planes = batches[0]['crops'][view] / np.float32(255)
   np.testing.assert_allclose(
       made['views'][view], on_host(planes, batches[0]['draws'][view]),
       rtol=0, atol=2e-6)

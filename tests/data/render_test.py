@@ -65,7 +65,9 @@ def test_pixels_are_the_nearest_bytes():
   exact = render.rows(*arguments, size=31, finish=render.IMAGE)
   pixels = render.rows(*arguments, size=31, finish=render.PIXELS)
   assert pixels.dtype == tf.uint8
-  np.testing.assert_allclose(pixels / 255, exact, rtol=0, atol=0.5 / 255 + 1e-6)
+  np.testing.assert_allclose(
+      np.moveaxis(pixels, 1, 3) / 255, exact, rtol=0,
+      atol=0.5 / 255 + 1e-6)
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 50), (2000, 3)])

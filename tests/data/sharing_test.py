@@ -133,9 +133,10 @@ def _assert_same_batches(what, source, config, count):
     tf.nest.map_structure(np.testing.assert_array_equal, joined, expected)
 
 
-@pytest.mark.parametrize('what', ['train', 'labelled', 'eval'])
-@pytest.mark.parametrize('kind, count', [
-    ('arrays', 3), ('tfrecord', 2), ('tfds', 2), ('folder', 8)])
+# Every kind of dataset and every kind of source once; slow tests cross them.
+@pytest.mark.parametrize('kind, what, count', [
+    ('arrays', 'train', 3), ('arrays', 'eval', 2), ('folder', 'train', 4),
+    ('folder', 'eval', 3), ('tfrecord', 'labelled', 2), ('tfds', 'train', 2)])
 def test_processes_together_make_the_batches_of_one(
     open_source, config, kind, what, count):
   _assert_same_batches(what, open_source(kind), config, count)
@@ -169,9 +170,15 @@ def test_an_epoch_is_every_example_once(open_source, config, kind):
       index, [*range(_N), *[-1] * (-_N % _BATCH)])
 
 
-@pytest.mark.parametrize('what', ['train', 'labelled', 'eval'])
-@pytest.mark.parametrize('kind, count', [
-    ('folder', 3), ('tfrecord', 2), ('tfds', 2)])
+_ALL = [(kind, what, count) for what in ('train', 'labelled', 'eval')
+        for kind, count in (('folder', 3), ('tfrecord', 2), ('tfds', 2))]
+
+
+@pytest.mark.parametrize('kind, what, count', [
+    case if case[:2] in (
+        ('folder', 'train'), ('folder', 'eval'), ('tfrecord', 'labelled'),
+        ('tfds', 'eval')) else pytest.param(*case, marks=pytest.mark.slow)
+    for case in _ALL])
 def test_a_process_reads_its_share_and_nothing_else(
     open_source, config, kind, what, count):
   source = open_source(kind)

@@ -5,9 +5,9 @@ for each, and then chosen from. So jitter is one arithmetic here, whose numbers
 say what comes when. It reads an image twice, the first time for the means that
 contrast turns about, and not several times for each operation.
 
-An image is three planes, float32 [H, W] in [0, 1]: what is cut out of one array
-and joined to another, channel by channel, goes to memory in between. All is
-equal to `operations`, to rounding.
+An image is three planes, float32 [S, S] in [0, 1], whose rows are the image's
+columns: what is cut out of one array and joined to another, channel by channel,
+goes to memory in between. All is equal to `operations`, to rounding.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ Planes = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def to_planes(pixels: jax.Array) -> Planes:
-  """Of uint8 [3, H, W]."""
+  """Of bytes, uint8 [3, S, S]."""
   return _each(lambda x: x.astype(jnp.float32) / 255.0, pixels)
 
 
 def to_image(image: Planes) -> jax.Array:
-  """As one array, float32 [H, W, 3]."""
-  return jnp.stack(image, axis=-1)
+  """Turned back, as one array, float32 [S, S, 3]."""
+  return jnp.swapaxes(jnp.stack(image, axis=-1), 0, 1)
 
 
 def to_grayscale(image: Planes) -> Planes:

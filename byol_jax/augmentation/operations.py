@@ -19,11 +19,6 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 
-def flip_left_right(image: jax.Array) -> jax.Array:
-  """Mirrors the columns."""
-  return image[:, :, ::-1]
-
-
 def adjust_brightness(image: jax.Array, delta: jax.Array) -> jax.Array:
   """Adds delta."""
   return image + delta

@@ -21,14 +21,14 @@ def photometric(
   What the settings switch off is left out.
 
   Args:
-    image: float32 [3, H, W] in [0, 1]: one crop, flipped or not; or what `ops`
+    image: float32 [3, S, S] in [0, 1]: one crop, flipped or not; or what `ops`
       takes for one.
     draws: float32 [draws.COUNT] in [0, 1), its view's.
     settings: a view's config.
     ops: `operations`, or `batched`, which does the same.
 
   Returns:
-    float32 [H, W, 3] in [0, 1].
+    float32 [S, S, 3] in [0, 1].
   """
   order = jnp.argsort(draws[columns.ORDER], stable=True)
   parameters = _jitter_parameters(draws, settings)
@@ -55,9 +55,9 @@ def make_views_fn(config: ml_collections.ConfigDict) -> Callable[
 
   Returns:
     Where views are made on the host, the identity. Else a function that takes
-    `crops`, two arrays uint8 [B, 3, S, S], and their `draws`, float32
-    [B, draws.COUNT] each, out of a batch, and puts in `views`, two arrays
-    float32 [B, S, S, 3] in [0, 1].
+    `crops`, two arrays uint8 [B, 3, S, S], whose rows are columns, and their
+    `draws`, float32 [B, draws.COUNT] each, out of a batch, and puts in `views`,
+    two arrays float32 [B, S, S, 3] in [0, 1].
   """
   if not config.augment.device:
     return lambda batch: batch

@@ -15,8 +15,8 @@ _KERNEL_STEPS = 1024.0
 
 
 def resize_box(
-    image: jax.Array, box: jax.Array, mirrored: jax.Array, size: int
-) -> jax.Array:
+    image: jax.Array, box: jax.Array, mirrored: jax.Array, size: int, *,
+    turned: bool = False) -> jax.Array:
   """Resizes a box of an image to a square.
 
   Args:
@@ -25,30 +25,37 @@ def resize_box(
       inside the image.
     mirrored: bool [], whether to mirror the result's columns.
     size: S.
+    turned: whether the result's rows are the image's columns, which leaves the
+      second turn to somebody else.
 
   Returns:
     float32 [3, S, S] in [0, 1]; what overshoots is clipped.
   """
   rows, columns = (_taps(box[i], box[i + 2], size) for i in range(2))
   columns = tuple(jnp.where(mirrored, x[::-1], x) for x in columns)
-  turned = _resample(image, *rows)  # [W, 3, S]
+  halfway = jnp.transpose(_resample(image, *rows), (1, 2, 0))  # [W, 3, S]
+
   # A branch that is always taken is compiled apart. In one with what precedes
   # it, XLA would fetch every tap from memory that is not turned yet.
+  def finish(*args: jax.Array) -> jax.Array:
+    resized = jnp.clip(_resample(*args) / 255.0, 0.0, 1.0)
+    return jnp.transpose(resized, (1, 0, 2) if turned else (1, 2, 0))
+
   return lax.cond(
-      box[3] > 0, lambda *args: jnp.clip(_resample(*args) / 255.0, 0.0, 1.0),
-      lambda *_: jnp.zeros((3, size, size)), turned, *columns)
+      box[3] > 0, finish, lambda *_: jnp.zeros((3, size, size)), halfway,
+      *columns)
 
 
 def _resample(
     x: jax.Array, index: jax.Array, weights: jax.Array) -> jax.Array:
-  """Weighs rows of [N, A, B], and turns the axes: float32 [A, B, S]."""
+  """Weighs rows of [N, A, B]: float32 [S, A, B]."""
   count, *shape = x.shape
   x = x.reshape(count, -1)
   rows = sum(
       weights[:, tap, None]
       * x.at[index[:, tap]].get(mode='promise_in_bounds').astype(jnp.float32)
       for tap in range(weights.shape[1]))
-  return jnp.transpose(rows.reshape(-1, *shape), (1, 2, 0))
+  return rows.reshape(-1, *shape)
 
 
 def _taps(

@@ -1,65 +1,73 @@
 """Crop boxes: int32 (y, x, height, width) in pixels."""
 
+from collections.abc import Sequence
+
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from byol_jax.augmentation import draws as columns
 
 
 def view_boxes(
-    draws: tf.Tensor, sizes: tf.Tensor, settings: ml_collections.ConfigDict
-) -> tf.Tensor:
-  """Which part of each image a view shows.
+    draws: tf.Tensor, sizes: tf.Tensor,
+    settings: Sequence[ml_collections.ConfigDict]) -> tf.Tensor:
+  """Which part of each image each of K views shows.
 
   Args:
-    draws: float32 [B, draws.COUNT] in [0, 1).
+    draws: float32 [K, B, draws.COUNT] in [0, 1).
     sizes: int32 [B, 2], height and width of each image.
-    settings: a view's config (`config.get_view_config`).
+    settings: the views' configs (`config.get_view_config`).
 
   Returns:
-    int32 [B, 4] boxes.
+    int32 [K, B, 4] boxes.
   """
+  areas, ratios = (
+      np.array([view[name] for view in settings])[:, np.newaxis]
+      for name in ('crop_area_range', 'crop_aspect_ratio_range'))
   return random_crop_boxes(
-      draws[:, columns.CROP], sizes, area_range=tuple(settings.crop_area_range),
-      aspect_ratio_range=tuple(settings.crop_aspect_ratio_range))
+      draws[..., columns.CROP], sizes, area_range=areas,
+      aspect_ratio_range=ratios)
 
 
 def view_mirrored(
-    draws: tf.Tensor, settings: ml_collections.ConfigDict) -> tf.Tensor:
-  """Which views are flipped, bool [B]."""
-  return draws[:, columns.FLIP] < settings.flip_prob
+    draws: tf.Tensor, settings: Sequence[ml_collections.ConfigDict]
+) -> tf.Tensor:
+  """Which views are flipped, bool [K, B]; see `view_boxes`."""
+  probs = np.array([[view.flip_prob] for view in settings], np.float32)
+  return draws[..., columns.FLIP] < probs
 
 
 def random_crop_boxes(
     draws: tf.Tensor, sizes: tf.Tensor, *,
-    area_range: tuple[float, float],
-    aspect_ratio_range: tuple[float, float]) -> tf.Tensor:
+    area_range: tuple[float, float] | np.ndarray,
+    aspect_ratio_range: tuple[float, float] | np.ndarray) -> tf.Tensor:
   """The original's random crop: a single draw, clipped to the image.
 
   Args:
-    draws: float32 [B, 4] in [0, 1): area, aspect ratio, y, x.
+    draws: float32 [..., B, 4] in [0, 1): area, aspect ratio, y, x.
     sizes: int32 [B, 2], height and width of each image.
-    area_range: share of the image's area, uniform.
-    aspect_ratio_range: width / height, uniform in its logarithm.
+    area_range: share of the image's area, uniform: one for all, or [..., 2].
+    aspect_ratio_range: width / height, uniform in its logarithm; likewise.
 
   Returns:
-    int32 [B, 4] boxes inside the images, at least one pixel each.
+    int32 [..., B, 4] boxes inside the images, at least one pixel each.
   """
   # In double precision, since the vectorised and the scalar float32 exp and
   # sqrt may differ in the last bit, and which of them an image meets depends
   # on its place in the batch.
-  draws = tf.cast(draws, tf.float64)
-  low, high = (tf.math.log(tf.constant(r, tf.float64))
-               for r in aspect_ratio_range)
-  ratio = tf.exp(low + draws[:, 1] * (high - low))
-  share = area_range[0] + draws[:, 0] * (area_range[1] - area_range[0])
-  area = share * tf.cast(sizes[:, 0] * sizes[:, 1], tf.float64)
-  lengths = tf.stack([tf.sqrt(area / ratio), tf.sqrt(area * ratio)], axis=1)
-  lengths = tf.cast(tf.round(lengths), tf.int32)
-  lengths = tf.clip_by_value(lengths, 1, sizes)
+  area, ratio, *offsets = tf.unstack(tf.cast(draws, tf.float64), axis=-1)
+  smallest, largest = np.moveaxis(np.float64(area_range), -1, 0)
+  low, high = np.moveaxis(np.log(np.float64(aspect_ratio_range)), -1, 0)
+  ratio = tf.exp(low + ratio * (high - low))
+  area = (smallest + area * (largest - smallest)) * tf.cast(
+      tf.reduce_prod(sizes, axis=1), tf.float64)
+  lengths = tf.stack([area / ratio, area * ratio], axis=-1)
+  lengths = tf.cast(tf.round(tf.sqrt(lengths)), tf.int32)
+  lengths = tf.minimum(tf.maximum(lengths, 1), sizes)
   places = tf.cast(sizes - lengths + 1, tf.float64)
-  offsets = tf.cast(tf.floor(draws[:, 2:4] * places), tf.int32)
-  return tf.concat([offsets, lengths], axis=1)
+  offsets = tf.cast(tf.stack(offsets, axis=-1) * places, tf.int32)
+  return tf.concat([offsets, lengths], axis=-1)
 
 
 def center_crop_boxes(sizes: tf.Tensor, ratio: float) -> tf.Tensor:

@@ -56,28 +56,29 @@ _Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class _View:
-  """One image that is made of every example.
+class _Views:
+  """The K images that are made of every example.
 
   Attributes:
-    make_boxes: from draws [n, D] and the sizes of images, int32 [n, 2], to
-      what is shown of them, int32 [n, 4].
-    make_mirrored: from draws to whether it is flipped, bool [n].
-    finish: see `render`.
-    stream: of the draws; None: there are none.
+    make_boxes: from draws [K, n, D] and the sizes of images, int32 [n, 2], to
+      what is shown of them, int32 [K, n, 4].
+    make_mirrored: from draws to whether they are flipped, bool [K, n].
+    finishes: see `render`.
+    streams: of the draws; None: there are none.
   """
   make_boxes: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
   make_mirrored: Callable[[tf.Tensor], tf.Tensor]
-  finish: render.Finish
-  stream: int | None = None
+  finishes: Sequence[render.Finish]
+  streams: Sequence[int | None]
 
 
-def _random_view(
-    settings: ml_collections.ConfigDict, finish: render.Finish, stream: int
-) -> _View:
-  return _View(
+def _random_views(
+    settings: Sequence[ml_collections.ConfigDict],
+    finishes: Sequence[render.Finish], streams: Sequence[int]) -> _Views:
+  return _Views(
       functools.partial(crop.view_boxes, settings=settings),
-      functools.partial(crop.view_mirrored, settings=settings), finish, stream)
+      functools.partial(crop.view_mirrored, settings=settings), finishes,
+      streams)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +155,11 @@ def create_train_dataset(
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(config.batch_size, process_index, process_count)
-  views = [
-      _random_view(settings, render.PIXELS if on_device else
-                   render.make_view(settings), stream)
-      for stream, settings in enumerate(
-          (config.augment.view1, config.augment.view2))]
+  settings = (config.augment.view1, config.augment.view2)
+  views = _random_views(
+      settings,
+      [render.PIXELS if on_device else render.make_view(view)
+       for view in settings], range(len(settings)))
 
   def finish(chunk: _Batch) -> _Batch:
     images = chunk.pop('images')
@@ -238,8 +239,8 @@ def create_labelled_dataset(
     ConfigError: the batch cannot be divided by the processes.
   """
   rows = _Rows(batch_size, process_index, process_count)
-  view = _random_view(
-      config.augment.view1, render.IMAGE, _LABELLED_STREAM)
+  views = _random_views(
+      [config.augment.view1], [render.IMAGE], [_LABELLED_STREAM])
 
   def finish(chunk: _Batch) -> _Batch:
     del chunk['draws']
@@ -248,7 +249,7 @@ def create_labelled_dataset(
 
   chunks = _shuffled_chunks(source, rows, start_step, total_steps, seed, index)
   rendered = _render(
-      chunks, source, rows, [view], seed=seed,
+      chunks, source, rows, views, seed=seed,
       size=config_lib.test_image_size(config), careful=careful)
   return _join(rendered, source, rows, finish, total_steps - start_step)
 
@@ -315,16 +316,18 @@ def create_eval_dataset(
     (chunk['image'],) = chunk.pop('images')
     return chunk
 
-  view = _View(
-      lambda _, sizes: crop.center_crop_boxes(sizes, config.test_crop_ratio),
-      lambda draws: tf.zeros(tf.shape(draws)[:1], tf.bool), render.IMAGE)
+  views = _Views(
+      lambda _, sizes: crop.center_crop_boxes(
+          sizes, config.test_crop_ratio)[tf.newaxis],
+      lambda draws: tf.zeros(tf.shape(draws)[:2], tf.bool), [render.IMAGE],
+      [None])
   steps = -(-count // batch_size)
   chunks = parallel_map(
       tf.data.Dataset.range(
           start_step * rows.chunks_per_step, steps * rows.chunks_per_step),
       chunk)
   rendered = _render(
-      chunks, source, rows, [view], seed=0,
+      chunks, source, rows, views, seed=0,
       size=image_size or config_lib.test_image_size(config), careful=careful)
   return _join(rendered, source, rows, finish, max(steps - start_step, 0))
 
@@ -377,7 +380,7 @@ def _shuffled_chunks(
 
 def _render(
     chunks: tf.data.Dataset, source: Source, rows: _Rows,
-    views: Sequence[_View], *, seed: int, size: int, careful: bool
+    views: _Views, *, seed: int, size: int, careful: bool
 ) -> tf.data.Dataset:
   """Adds `images`, a tuple of what is rendered of the views, and `label`.
 
@@ -396,16 +399,17 @@ def _render(
     size: of an image after resizing.
     careful: see the module's docstring.
   """
-  def draws_of(view: _View, first: tf.Tensor) -> tf.Tensor:
-    if view.stream is None:
+  def draws_of(stream: int | None, first: tf.Tensor) -> tf.Tensor:
+    if stream is None:
       # Of [n, 0], TensorFlow's `unbatch` would read what is not there.
       return tf.zeros([rows.per_chunk, 1])
     return randomness.uniform_draws(
-        first, rows.per_chunk, columns.COUNT, seed=seed, stream=view.stream)
+        first, rows.per_chunk, columns.COUNT, seed=seed, stream=stream)
 
   def draw(chunk: _Batch) -> _Batch:
     first = chunk.pop('first')
-    return chunk | {'draws': tuple(draws_of(view, first) for view in views)}
+    return chunk | {'draws': tuple(
+        draws_of(stream, first) for stream in views.streams)}
 
   chunks = parallel_map(chunks, draw)
   if isinstance(source, InMemorySource):
@@ -417,41 +421,41 @@ def _render(
 
 
 def _render_in_memory(
-    chunk: _Batch, tensors: dict[str, tf.Tensor], views: Sequence[_View],
-    size: int) -> _Batch:
+    chunk: _Batch, tensors: dict[str, tf.Tensor], views: _Views, size: int
+) -> _Batch:
   gathered = {key: tf.gather(tensor, chunk['index'])
               for key, tensor in tensors.items()}
   images = gathered.pop('image')
   count, height, width = images.shape[:3]
   sizes = tf.constant([[height, width]] * count)
+  draws = tf.stack(chunk['draws'])
+  boxes, mirrored = views.make_boxes(draws, sizes), views.make_mirrored(draws)
   rendered = tuple(
       render.rows(
-          images, view.make_boxes(draws, sizes), view.make_mirrored(draws),
-          draws, size=size, finish=view.finish)
-      for view, draws in zip(views, chunk['draws'], strict=True))
+          images, boxes[k], mirrored[k], draws[k], size=size, finish=finish)
+      for k, finish in enumerate(views.finishes))
   return chunk | gathered | {'images': rendered}
 
 
 def _render_encoded(
-    example: _Batch, source: EncodedSource, views: Sequence[_View], size: int,
+    example: _Batch, source: EncodedSource, views: _Views, size: int,
     careful: bool) -> _Batch:
   """One example: the first of its candidates, or that can be read."""
-  all_draws = [draws[tf.newaxis] for draws in example['draws']]
+  draws = tf.stack(example['draws'])[:, tf.newaxis]
+  mirrored = views.make_mirrored(draws)
   candidates = example.pop('candidates')
 
   def make_boxes(shape: tf.Tensor) -> tf.Tensor:
-    return tf.concat([
-        view.make_boxes(draws, shape[tf.newaxis, :2])
-        for view, draws in zip(views, all_draws, strict=True)], axis=0)
+    return views.make_boxes(draws, shape[tf.newaxis, :2])[:, 0]
 
   def attempt(index: tf.Tensor) -> _Batch:
     loaded = source.load(index)
-    crops = decoding.decode_boxes(
+    image, boxes = decoding.decode_around(
         loaded.pop('image'), make_boxes, source.max_image_pixels)
     return loaded | {'index': index, 'images': tuple(
-        render.one(pixels, view.make_mirrored(draws)[0], draws[0], size=size,
-                   finish=view.finish)
-        for pixels, view, draws in zip(crops, views, all_draws, strict=True))}
+        render.one(image, boxes[k], mirrored[k, 0], draws[k, 0], size=size,
+                   finish=finish)
+        for k, finish in enumerate(views.finishes))}
 
   if not careful:
     return example | attempt(candidates[0])

@@ -32,9 +32,11 @@ class Finish(NamedTuple):
       where there is more to do, to itself or its bytes.
     view: or, from the crop and its draws, float32 [D], a program of its own,
       which is large, and so compiled once for crops of all sizes.
+    turned: whether the crop's rows are the image's columns.
   """
   last: Callable[[jax.Array], jax.Array]
   view: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  turned: bool = False
 
 
 def _to_planes(crop: jax.Array) -> jax.Array:
@@ -50,7 +52,8 @@ def _to_pixels(crop: jax.Array) -> jax.Array:
 
 
 IMAGE = Finish(_to_image)  # as it is, float32 in [0, 1]
-PIXELS = Finish(_to_pixels)  # in planes, to the nearest uint8
+# To the nearest uint8; what is left to do turns it as well.
+PIXELS = Finish(_to_pixels, turned=True)
 
 
 def make_view(settings: ml_collections.ConfigDict) -> Finish:
@@ -80,19 +83,20 @@ def rows(
   Returns:
     [n, S, S, 3], or, of `PIXELS`, [n, 3, S, S].
   """
-  crops = _crop_rows(size, finish.last)(images, boxes, mirrored)
+  crops = _crop_rows(size, finish.last, finish.turned)(images, boxes, mirrored)
   if finish.view is None:
     return crops
   return _view_rows(finish.view)(crops, draws)
 
 
 def one(
-    pixels: tf.Tensor, mirrored: tf.Tensor, draws: tf.Tensor, *, size: int,
-    finish: Finish) -> tf.Tensor:
-  """One crop that is already cut out.
+    image: tf.Tensor, box: tf.Tensor, mirrored: tf.Tensor, draws: tf.Tensor, *,
+    size: int, finish: Finish) -> tf.Tensor:
+  """One crop of one image.
 
   Args:
-    pixels: uint8 [h, w, 3] of any size.
+    image: uint8 [H, W, 3] of any size.
+    box: int32 [4], inside it.
     mirrored: bool [].
     draws: float32 [D].
     size: S.
@@ -101,15 +105,16 @@ def one(
   Returns:
     [S, S, 3], or, of `PIXELS`, [3, S, S].
   """
-  shape = tf.shape(pixels)[:2]
+  y, x, height, width = tf.unstack(box)
   sides = tf.constant(_SIDES)
-  side = sides[tf.searchsorted(sides, tf.reduce_max(shape, keepdims=True))[0]]
-  # As a matrix, which is padded many times faster than an image.
+  side = sides[tf.searchsorted(sides, [tf.maximum(height, width)])[0]]
+  # A matrix is cut and padded many times faster than an image.
+  matrix = tf.reshape(image, [tf.shape(image)[0], -1])
   padded = tf.pad(
-      tf.reshape(pixels, [shape[0], 3 * shape[1]]),
-      [[0, side - shape[0]], [0, 3 * (side - shape[1])]])
-  crop = _crop_one(size, finish.last)(
-      tf.reshape(padded, [side, side, 3]), tf.concat([[0, 0], shape], axis=0),
+      tf.slice(matrix, [y, 3 * x], [height, 3 * width]),
+      [[0, side - height], [0, 3 * (side - width)]])
+  crop = _crop_one(size, finish.last, finish.turned)(
+      tf.reshape(padded, [side, side, 3]), tf.stack([0, 0, height, width]),
       mirrored)
   crop = tf.ensure_shape(crop, jax.eval_shape(
       finish.last, jax.ShapeDtypeStruct((3, size, size), jnp.float32)).shape)
@@ -117,24 +122,25 @@ def one(
 
 
 def _crop_fn(
-    size: int, last: Callable[[jax.Array], jax.Array]
+    size: int, last: Callable[[jax.Array], jax.Array], turned: bool
 ) -> Callable[..., jax.Array]:
-  return lambda *args: last(resize.resize_box(*args, size))
+  return lambda *args: last(
+      resize.resize_box(*args, size, turned=turned))
 
 
 @functools.cache
 def _crop_rows(
-    size: int, last: Callable[[jax.Array], jax.Array]
+    size: int, last: Callable[[jax.Array], jax.Array], turned: bool
 ) -> Callable[..., tf.Tensor]:
-  return compiled.each_for_host(_crop_fn(size, last))
+  return compiled.each_for_host(_crop_fn(size, last, turned))
 
 
 @functools.cache
 def _crop_one(
-    size: int, last: Callable[[jax.Array], jax.Array]
+    size: int, last: Callable[[jax.Array], jax.Array], turned: bool
 ) -> Callable[..., tf.Tensor]:
   return compiled.for_host(
-      _crop_fn(size, last), shapes=('(side, side, 3)', '(4,)', '()'))
+      _crop_fn(size, last, turned), shapes=('(side, side, 3)', '(4,)', '()'))
 
 
 @functools.cache

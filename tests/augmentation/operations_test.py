@@ -200,12 +200,6 @@ def test_operation_on_hostile_pixels_is_numpy_s(kind, value, run):
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_flip_mirrors_columns():
-  images = _images(64)
-  np.testing.assert_array_equal(
-      _one_by_one(operations.flip_left_right, images), images[:, :, ::-1])
-
-
 def test_blur_keeps_small_images_and_darkens_borders():
   small = jnp.ones([3, 19, 19])
   np.testing.assert_array_equal(operations.gaussian_blur(small, 1.0), small)

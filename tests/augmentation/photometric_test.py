@@ -68,7 +68,7 @@ def test_of_equal_pixels_both_make_equal_views(config, batches, made, view):
   settings = config.augment[f'view{view + 1}']
   on_host = compiled.each_for_host(
       lambda image, draws: photometric.photometric(image, draws, settings))
-  planes = batches[0]['crops'][view] / np.float32(255)
+  planes = np.swapaxes(batches[0]['crops'][view], 2, 3) / np.float32(255)
   np.testing.assert_allclose(
       made['views'][view], on_host(planes, batches[0]['draws'][view]),
       rtol=0, atol=2e-6)

@@ -303,7 +303,7 @@ def test_views_made_in_the_step_are_as_good(tiny_config, accumulation_steps):
   views = _batch(tiny_config).pop('views')
   rng = np.random.default_rng(1)
   batch = _batch(tiny_config) | {
-      'crops': tuple(np.moveaxis((255 * view).astype(np.uint8), 3, 1)
+      'crops': tuple(np.swapaxes((255 * view).astype(np.uint8), 3, 1)
                      for view in views),
       'draws': tuple(rng.random(
           (2, tiny_config.batch_size, draws.COUNT), np.float32))}

@@ -8,7 +8,6 @@ its owner is dead, and it is taken over.
 from collections.abc import Iterator
 import contextlib
 import json
-import os
 import secrets
 import threading
 import time
@@ -18,6 +17,7 @@ from etils import epath
 
 from byol_jax import config as config_lib
 from byol_jax import files
+from byol_jax import terminal
 
 _PERIOD_SECS = 15.0
 _SILENCE_SECS = 4 * _PERIOD_SECS
@@ -81,8 +81,7 @@ def _renew(
 
 
 def _leave(why: str) -> None:
-  os.write(2, f'error: {why}\n'.encode())
-  os._exit(1)
+  terminal.leave(1, f'error: {why}\n')
 
 
 def _write(path: epath.Path, owner: str, token: str, beat: int) -> None:

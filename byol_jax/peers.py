@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import Any
@@ -189,20 +188,21 @@ class Watch:
 
   def _go(self, code: int, why: str) -> None:
     self._goes.set()
-    _say(code, why)
-    threading.Thread(
-        target=self.leave, args=(code, why), daemon=True).start()
-    time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
-    os._exit(code)
+    try:
+      _say(code, why)
+      threading.Thread(
+          target=self.leave, args=(code, why), daemon=True).start()
+      time.sleep(_PERIOD_SECS if self._me else _LAST_WORDS_SECS)
+    finally:
+      os._exit(code)
 
 
 def _say(code: int, why: str) -> None:
-  """One line to the terminal, whatever the main thread is at."""
+  """One line to the terminal, if that reads it."""
   again = (
       '; run the same command again on all of them to go on from the last '
       'checkpoint' if code == stopping.RUN_AGAIN else '')
-  sys.stdout.flush()
-  terminal.write(2, f'error: {why}{again}\n')
+  terminal.last_words(f'error: {why}{again}\n')
 
 
 def _set_on_abort(handler: Any) -> int | None:
@@ -216,8 +216,10 @@ def _set_on_abort(handler: Any) -> int | None:
 def _make_on_abort(why: str) -> Any:
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
   def on_abort(_: int) -> None:
-    _say(stopping.RUN_AGAIN, why)
-    os._exit(stopping.RUN_AGAIN)
+    try:
+      _say(stopping.RUN_AGAIN, why)
+    finally:
+      os._exit(stopping.RUN_AGAIN)
 
   return on_abort
 
@@ -339,6 +341,4 @@ def part(code: int, message: str = '') -> None:
     return
   if not jax.process_index():
     time.sleep(_LAST_WORDS_SECS)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  terminal.leave(code)

@@ -6,12 +6,12 @@ and the job leaves with `RUN_AGAIN`. A second one leaves at once.
 
 from collections.abc import Iterator
 import contextlib
-import os
 import signal
 import socket
-import sys
 import threading
 import time
+
+from byol_jax import terminal
 
 # EX_TEMPFAIL of sysexits.h: the same command, given again, goes on.
 RUN_AGAIN = 75
@@ -85,16 +85,14 @@ class Requests:
         self._leave.daemon = True
         self._leave.start()
     elif time.monotonic() - self._first > _SAME_SIGNAL_SECS:
-      sys.stdout.flush()
-      os._exit(128 + number)
+      terminal.leave(128 + number)
 
   def _describe(self, number: int) -> str:
     return f'{signal.Signals(number).name}: {self.kept}'
 
   def _go(self, number: int) -> None:
     """In the place of a main thread that did not come to say it."""
-    print(self._describe(number), flush=True)
-    os._exit(RUN_AGAIN)
+    terminal.leave(RUN_AGAIN, f'{self._describe(number)}\n', descriptor=1)
 
   def close(self) -> None:
     """What was asked for is being done."""

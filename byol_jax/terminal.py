@@ -9,15 +9,21 @@ from collections.abc import Iterator
 import contextlib
 import os
 import sys
+import threading
 from typing import Any
+from typing import NoReturn
 from typing import TextIO
+
+# For who has to leave: a terminal that is there, but does not read, could keep
+# it for ever.
+_LAST_WORDS_SECS = 1.0
 
 
 class _Stream:
   """A text stream that loses what cannot be written, and says so elsewhere."""
 
-  def __init__(self, stream: TextIO, name: str, elsewhere: int):
-    """`elsewhere` is the file descriptor of the other of the two."""
+  def __init__(self, stream: TextIO, name: str, elsewhere: int | None):
+    """`elsewhere` is the file descriptor of the other of the two, if any."""
     self._stream = stream
     self._name = name
     self._elsewhere = elsewhere
@@ -45,19 +51,47 @@ class _Stream:
       yield
     except (OSError, ValueError) as error:
       # Who does not listen any more has chosen that.
-      if not self._is_lost and not isinstance(error, BrokenPipeError):
-        write(self._elsewhere, f'{self._name} cannot be written: {error}\n')
+      tell = not self._is_lost and not isinstance(error, BrokenPipeError)
+      if tell and self._elsewhere is not None:
+        _write(self._elsewhere, f'{self._name} cannot be written: {error}\n')
       self._is_lost = True
 
 
 def keep_on() -> None:
   """From now on no `print` or log of this process fails."""
-  if not isinstance(sys.stdout, _Stream):
-    sys.stdout = _Stream(sys.stdout, 'standard output', 2)
-    sys.stderr = _Stream(sys.stderr, 'standard error', 1)
+  if isinstance(sys.stdout, _Stream):
+    return
+  stdout, stderr = sys.stdout, sys.stderr  # None where they are closed
+  sys.stdout = _Stream(
+      stdout or open(os.devnull, 'w'), 'standard output', stderr and 2)
+  sys.stderr = _Stream(
+      stderr or open(os.devnull, 'w'), 'standard error', stdout and 1)
 
 
-def write(descriptor: int, text: str) -> None:
-  """At once, whatever other threads are at; perhaps in vain."""
+def last_words(text: str = '', descriptor: int = 2) -> None:
+  """What was said so far, and `text`: in a second, or not at all.
+
+  Whatever other threads are at, which may wait for the same terminal.
+  """
+  def say() -> None:
+    with contextlib.suppress(OSError, ValueError):
+      sys.stdout.flush()
+    _write(descriptor, text)
+
+  thread = threading.Thread(target=say, daemon=True)
+  with contextlib.suppress(RuntimeError):  # there can be no more threads
+    thread.start()
+    thread.join(_LAST_WORDS_SECS)
+
+
+def leave(code: int, text: str = '', descriptor: int = 2) -> NoReturn:
+  """Ends the process here and now, with these last words."""
+  try:
+    last_words(text, descriptor)
+  finally:
+    os._exit(code)
+
+
+def _write(descriptor: int, text: str) -> None:
   with contextlib.suppress(OSError):
     os.write(descriptor, text.encode())

@@ -1,6 +1,8 @@
 """A folder is one job's at a time, also where nothing can be locked."""
 
 import json
+import subprocess
+import sys
 import time
 
 from etils import epath
@@ -32,6 +34,23 @@ def test_a_dead_owner_is_replaced(path):
   path.write_text('{"owner": "a", "token": "x", "beat": 3}')
   with lease.hold(path, 'it', 'b'):
     assert json.loads(path.read_text())['owner'] == 'b'
+
+
+def test_who_lost_it_leaves_though_nobody_can_hear_why(tmp_path):
+  code = (
+      'import sys, time\n'
+      'from etils import epath\n'
+      'from byol_jax import lease\n'
+      'lease._PERIOD_SECS = 0.05\n'
+      'path = epath.Path(sys.argv[1])\n'
+      'with lease.hold(path, "it", "a"):\n'
+      """  path.write_text('{"owner": "b", "token": "x", "beat": 3}')\n"""
+      '  time.sleep(60)\n')
+  with open('/dev/full', 'wb') as full:
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / '.lock')], stdout=full,
+        stderr=full, timeout=30, check=False)
+  assert done.returncode == 1
 
 
 def test_who_lost_it_leaves(path, monkeypatch):

@@ -39,7 +39,7 @@ def test_with_nothing_to_save_it_raises_at_once():
 def test_nothing_is_left_behind_that_leaves_later(monkeypatch):
   left = []
   monkeypatch.setattr(stopping, '_UNWIND_SECS', 0.1)
-  monkeypatch.setattr(stopping.os, '_exit', left.append)
+  monkeypatch.setattr(stopping.terminal.os, '_exit', left.append)
   with pytest.raises(stopping.Preempted):
     with stopping.requests(at_once=True):
       _send(signal.SIGTERM)

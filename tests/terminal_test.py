@@ -1,6 +1,7 @@
 """What a job says may be lost; the job is not."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -96,6 +97,43 @@ def test_a_stream_that_recovers_is_told_of_again(capfd, monkeypatch):
   assert said.count('standard output cannot be written') == 2
 
 
-def test_last_words_to_nobody(unread, full):
-  for descriptor in (unread, full.fileno()):
-    terminal.write(descriptor, 'last words')
+LEAVE = '''
+import threading
+import time
+from byol_jax import terminal
+terminal.keep_on()
+if {stuck}:
+  # A thread that waits for whoever should read, and has the stream's lock.
+  threading.Thread(target=print, args=('x' * 10**6,), daemon=True).start()
+  time.sleep(0.5)
+terminal.leave(3, 'last words')
+'''
+
+
+def _leave(stuck=False, **streams):
+  return subprocess.run(
+      [sys.executable, '-c', LEAVE.format(stuck=stuck)], timeout=20,
+      check=False, text=True, **streams)
+
+
+def test_last_words_are_heard():
+  done = _leave(stderr=subprocess.PIPE)
+  assert (done.returncode, done.stderr) == (3, 'last words')
+
+
+def test_nor_do_last_words_keep_anybody(unread, full):
+  for stream in (unread, full):
+    assert _leave(stdout=stream, stderr=stream).returncode == 3
+  reader, writer = os.pipe()  # which is there, and does not read
+  try:
+    assert _leave(stuck=True, stdout=writer, stderr=writer).returncode == 3
+  finally:
+    os.close(reader)
+    os.close(writer)
+
+
+def test_closed_streams_are_none():
+  command = ' '.join(['exec', shlex.quote(sys.executable), '-c',
+                      shlex.quote(TALK), '>&-', '2>&-'])
+  assert subprocess.run(
+      ['bash', '-c', command], timeout=20, check=False).returncode == 75

@@ -20,8 +20,8 @@ def parallel_map(
   Args:
     dataset: to map.
     fn: of an element.
-    calls: results that are made, or wait, at once: one a core, or, where
-      elements are whole batches, `BATCHES`.
+    calls: results that are made, or wait, at once: one a core, or less where
+      elements are batches (`BATCHES`) or parts of them.
   """
   return dataset.map(
       tf.autograph.experimental.do_not_convert(fn), calls or platforms.cores())

@@ -13,7 +13,7 @@ masked); `wanted` then says which it was. It is for the host only.
 `unreadable.Watch` makes a pipeline careful when it has to be, counts with
 `wanted`, and takes it out of the batches.
 
-Images in memory are rendered in chunks of a few dozen rows, which fit the
+Images in memory are rendered in chunks of 8 to 64 rows, which fit the
 processor's cache and keep all its cores busy; encoded ones one by one. Both are
 joined into batches at the end.
 """

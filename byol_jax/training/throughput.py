@@ -210,14 +210,14 @@ def _loop_secs(setup: setup_lib.Setup, steps: int) -> float:
 def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   config, rng = setup.config, np.random.default_rng(0)
   size, count = config.image_size, config.batch_size
-  views = rng.random((2, count, size, size, 3), np.float32)
   batch = {'index': np.arange(count, dtype=np.int32)}
   if config.augment.device:
     batch['crops'] = tuple(
-        (255 * views).astype(np.uint8).transpose(0, 1, 4, 2, 3))
+        rng.integers(0, 256, (2, count, 3, size, size), np.uint8))
     batch['draws'] = tuple(rng.random((2, count, columns.COUNT), np.float32))
   else:
-    batch['views'] = tuple(views)
+    batch['views'] = tuple(
+        rng.random((2, count, size, size, 3), np.float32))
   if setup.sources.train.num_classes is not None:
     batch['label'] = np.zeros(count, np.int32)
   return batch

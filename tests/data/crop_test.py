@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from byol_jax import config as config_lib
+from byol_jax.augmentation import draws as columns
 from byol_jax.data import crop
 
 import tensorflow as tf  # isort: skip
@@ -30,6 +32,25 @@ def test_random_boxes_have_the_stated_area_and_aspect():
   assert abs(ratio.mean()) < 0.01
   assert abs(np.mean(y / (300 - height)) - 0.5) < 0.01
   assert abs(np.mean(x / (400 - width)) - 0.5) < 0.01
+
+
+def test_each_view_has_its_own_settings():
+  draws = np.random.default_rng(0).random((2, 9, columns.COUNT), np.float32)
+  sizes = np.random.default_rng(1).integers(30, 90, (9, 2), np.int32)
+  views = [config_lib.get_base_config().augment.view1 for _ in range(2)]
+  views[0].update(crop_area_range=(0.1, 0.2), flip_prob=0.0)
+  views[1].update(
+      crop_area_range=(0.6, 0.9), crop_aspect_ratio_range=(1.0, 1.1),
+      flip_prob=1.0)
+  found = crop.view_boxes(draws, sizes, views)
+  for view, of_view, boxes in zip(views, draws, found, strict=True):
+    np.testing.assert_array_equal(boxes, crop.random_crop_boxes(
+        of_view[:, columns.CROP], sizes, area_range=view.crop_area_range,
+        aspect_ratio_range=view.crop_aspect_ratio_range))
+  small, large = np.prod(found[..., 2:], axis=-1) / np.prod(sizes, axis=1)
+  assert small.max() < 0.3 and large.min() > 0.5
+  mirrored = crop.view_mirrored(draws, views)
+  np.testing.assert_array_equal(mirrored, [[False] * 9, [True] * 9])
 
 
 def test_random_boxes_stay_inside():

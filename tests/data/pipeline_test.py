@@ -178,6 +178,20 @@ def test_in_memory_and_encoded_sources_agree(config, whole):
       np.testing.assert_allclose(view, other_view, atol=2e-4)
 
 
+@pytest.mark.parametrize('careful', [False, True])
+def test_what_the_step_makes_views_of_agrees(config, careful):
+  """Of images in memory and of encoded ones."""
+  found, expected = (
+      next(pipeline.create_train_dataset(
+          source, config, total_steps=1, on_device=True, **options
+      ).as_numpy_iterator())
+      for source, options in ((_encoded('PNG'), {'careful': careful}),
+                              (_in_memory(), {})))
+  for crops, others in zip(found['crops'], expected['crops'], strict=True):
+    assert crops.shape == (8, 3, 24, 24)
+    np.testing.assert_array_equal(crops, others)
+
+
 @pytest.mark.parametrize('change', [
     dict(blur_prob=0.0), dict(hue=0.0), dict(jitter_prob=0.0)])
 def test_switching_one_thing_off_leaves_the_other_draws(config, change):

@@ -65,6 +65,10 @@ def test_pixels_are_the_nearest_bytes():
   exact = render.rows(*arguments, size=31, finish=render.IMAGE)
   pixels = render.rows(*arguments, size=31, finish=render.PIXELS)
   assert pixels.dtype == tf.uint8
+  for row in range(len(pixels)):
+    alone = render.one(
+        *(x[row] for x in arguments), size=31, finish=render.PIXELS)
+    np.testing.assert_array_equal(alone, pixels[row])
   np.testing.assert_allclose(
       np.swapaxes(pixels, 1, 3) / 255, exact, rtol=0,
       atol=0.5 / 255 + 1e-6)

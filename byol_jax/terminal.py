@@ -5,17 +5,18 @@ what it says: `> run.log` fills a disk, `| tee run.log` dies of the Ctrl-C that
 stops the job.
 """
 
+import _thread
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import os
 import sys
-import threading
 from typing import Any
 from typing import NoReturn
 from typing import TextIO
 
 # For who has to leave: a terminal that is there, but does not read, could keep
-# it for ever.
+# it for ever. Twice: stdout may be stuck where stderr is not.
 _LAST_WORDS_SECS = 1.0
 
 
@@ -69,19 +70,12 @@ def keep_on() -> None:
 
 
 def last_words(text: str = '', descriptor: int = 2) -> None:
-  """What was said so far, and `text`: in a second, or not at all.
+  """What was said so far, and `text`: in moments, or not at all.
 
   Whatever other threads are at, which may wait for the same terminal.
   """
-  def say() -> None:
-    with contextlib.suppress(OSError, ValueError):
-      sys.stdout.flush()
-    _write(descriptor, text)
-
-  thread = threading.Thread(target=say, daemon=True)
-  with contextlib.suppress(RuntimeError):  # there can be no more threads
-    thread.start()
-    thread.join(_LAST_WORDS_SECS)
+  _try_for_a_second(lambda: sys.stdout.flush())
+  _try_for_a_second(lambda: _write(descriptor, text))
 
 
 def leave(code: int, text: str = '', descriptor: int = 2) -> NoReturn:
@@ -94,4 +88,21 @@ def leave(code: int, text: str = '', descriptor: int = 2) -> NoReturn:
 
 def _write(descriptor: int, text: str) -> None:
   with contextlib.suppress(OSError):
-    os.write(descriptor, text.encode())
+    os.write(descriptor, text.encode(errors='backslashreplace'))
+
+
+def _try_for_a_second(fn: Callable[[], object]) -> None:
+  done = _thread.allocate_lock()
+  done.acquire()
+
+  def run() -> None:
+    try:
+      with contextlib.suppress(Exception):
+        fn()
+    finally:
+      done.release()
+
+  # Of `threading`, the start itself waits, at Python's end for ever.
+  with contextlib.suppress(RuntimeError):  # there can be no more threads
+    _thread.start_new_thread(run, ())
+    done.acquire(timeout=_LAST_WORDS_SECS)

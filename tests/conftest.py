@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 import sys
 import tempfile
 
@@ -50,9 +51,9 @@ class TinyEncoder(nn.Module):
 def _give_memory_back():
   """Else all that is compiled stays: 12 GB, in the end, of one worker."""
   yield
-  with open('/proc/self/statm') as file:
-    resident = int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-  if resident > 2 * 2**30:
+  statm = pathlib.Path('/proc/self/statm')  # of Linux
+  pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+  if pages * os.sysconf('SC_PAGE_SIZE') > 2 * 2**30:
     jax.clear_caches()
     gc.collect()
     host_memory.give_back()

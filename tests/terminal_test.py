@@ -127,6 +127,8 @@ def test_nor_do_last_words_keep_anybody(unread, full):
   reader, writer = os.pipe()  # which is there, and does not read
   try:
     assert _leave(stuck=True, stdout=writer, stderr=writer).returncode == 3
+    done = _leave(stuck=True, stdout=writer, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (3, 'last words')
   finally:
     os.close(reader)
     os.close(writer)

@@ -8,7 +8,7 @@
 # that rot, ...: see docs/trouble.md. --list names them; --short causes each
 # less often. The runs are tiny and kept in DIR; by default in a new folder,
 # which is removed if all is well. The exit code is 1 if anything was lost or
-# not survived. On two CPU cores it takes about 50 minutes.
+# not survived. On two CPU cores it takes 40 to 50 minutes.
 set -euo pipefail
 
 where=$PWD

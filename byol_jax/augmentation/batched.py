@@ -114,13 +114,13 @@ def color_jitter(
 
   before = linear < contrast_stage
   colored_before = colored < contrast_stage // 2
-  unchanged = _apply_stages(
+  before_contrast = _apply_stages(
       image, jnp.where(before, brightness, 0.0), jnp.ones(6),
       jnp.where(colored_before, saturation, 1.0),
       jnp.where(colored_before, hue, 0.0), means=image)
   return _apply_stages(
       image, brightness, contrast, saturation, hue,
-      means=_each(operations.mean, unchanged))
+      means=_each(operations.mean, before_contrast))
 
 
 def _apply_stages(

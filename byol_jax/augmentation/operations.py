@@ -18,7 +18,6 @@ import jax.numpy as jnp
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-
 def adjust_brightness(image: jax.Array, delta: jax.Array) -> jax.Array:
   """Adds delta."""
   return image + delta

@@ -23,7 +23,6 @@ _SIDES = (32, 64, 128, 192) + tuple(
     part * 2**n for n in range(6, 24) for part in (4, 5, 6, 7))
 
 
-
 class Finish(NamedTuple):
   """What becomes of a crop, float32 [3, S, S] in [0, 1].
 

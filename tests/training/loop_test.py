@@ -18,7 +18,6 @@ import pytest
 from byol_jax import config as config_lib
 from byol_jax import locks
 from byol_jax import stopping
-from byol_jax.data import render
 from byol_jax.evaluation import features
 from byol_jax.evaluation import knn
 from byol_jax.training import checkpoint
@@ -59,13 +58,6 @@ def _no_report(request, monkeypatch):
   """
   if 'with_report' not in request.keywords:
     monkeypatch.setattr(loop.final, 'evaluate_and_report', lambda *_: None)
-
-
-@pytest.fixture(autouse=True)
-def _no_colours(request, monkeypatch):
-  """Which have tests of their own, and take most of an input's start."""
-  if 'with_report' not in request.keywords:
-    monkeypatch.setattr(render, 'make_view', lambda _: render.IMAGE)
 
 
 @pytest.fixture

@@ -273,9 +273,10 @@ FLOAT32 = {
     'single': [(1e-5, 1e-4)]}
 
 
-# float64 is the sharper test of the same run, and each takes a minute.
-@pytest.mark.slow
-@pytest.mark.parametrize('run', RUNS)
+# float64 is the sharper test of the same run.
+@pytest.mark.parametrize('run', [
+    run if run == 'single' else pytest.param(run, marks=pytest.mark.slow)
+    for run in RUNS])
 def test_updates_in_float32(run):
   recorded = _trajectories('float32')
   for record, tolerance in enumerate(FLOAT32[run]):
@@ -295,7 +296,6 @@ def test_updates_in_float64(run):
       _check_logs(recorded, 'f64/', run, step, 1e-6)
 
 
-@pytest.mark.slow
 def test_gradient_in_float32():
   _check_gradient(_trajectories('float32'), '', 1e-5, 1e-4)
 

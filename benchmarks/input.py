@@ -60,8 +60,10 @@ def _config(folder: str, **fields: Any) -> Any:
 
 def ours(folder: str, on_device: bool = False) -> Iterator[Any]:
   """The project's pipeline."""
+  from byol_jax import host_memory
   from byol_jax.data import pipeline
   from byol_jax.data import sources
+  host_memory.keep()  # as jobs do
   config = _config(folder)
   source = sources.create_source(config, 'train')
   return pipeline.create_train_dataset(

@@ -44,6 +44,14 @@ Step = Callable[[], None]
 
 def ours(network: str) -> Step:
   """The project's step, as the loop runs it."""
+  from byol_jax import host_memory
+  from byol_jax import platforms
+  host_memory.keep()
+  platforms.keep_convolutions_from_ynnpack()
+  return _make_step(network)
+
+
+def _make_step(network: str) -> Step:
   import jax
 
   from byol_jax import config as config_lib
@@ -67,7 +75,7 @@ def xla(network: str) -> Step:
   """The same, as it is traced for other platforms."""
   from byol_jax.networks import convolution
   with convolution.for_any_platform():
-    step = ours(network)
+    step = _make_step(network)
     step()  # traced here
   return step
 

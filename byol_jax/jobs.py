@@ -116,6 +116,7 @@ def run(
     terminal.keep_on()
     host_memory.keep()
     platforms.leave_out_absent_tpu()
+    platforms.keep_convolutions_from_ynnpack()
     _show_own_lines()
     quiet_orbax.quieten()
     if len(argv) > 1:

@@ -20,6 +20,7 @@ it, and who does gets it at its first use.
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import sys
 
@@ -64,3 +65,19 @@ with _quiet_cpp_logging(), _without_keras():
     tf.config.set_visible_devices([], _kind)
   with contextlib.suppress(RuntimeError):  # a user's program is at it already
     tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+@functools.cache
+def start_compiler() -> None:
+  """Lets TensorFlow's XLA read its flags, once, where there are none.
+
+  XLA_FLAGS are meant for JAX's XLA. TensorFlow's own, which is older, would
+  end the process at one that it does not know. To be called before it compiles
+  anything.
+  """
+  flags = os.environ.pop('XLA_FLAGS', None)
+  try:
+    tf.function(lambda x: x + 1.0, jit_compile=True)(0.0)
+  finally:
+    if flags is not None:
+      os.environ['XLA_FLAGS'] = flags

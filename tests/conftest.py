@@ -22,6 +22,10 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 # that has loaded TensorFlow's and XLA's. Without it PyTorch does not compile.
 sys.modules['triton'] = None
 
+from byol_jax import platforms  # noqa: E402
+
+platforms.keep_convolutions_from_ynnpack()  # as jobs do
+
 from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

@@ -1,5 +1,6 @@
 """A TPU's compiler without a TPU, and the threads of a CPU."""
 
+import importlib.metadata
 import os
 
 import pytest
@@ -49,3 +50,24 @@ def test_two_processes_have_the_threads_of_one(
   monkeypatch.setattr(platforms, 'cores', lambda: cores)
   platforms.have_threads_of_one_process(2)
   assert os.environ.get('PJRT_NPROC') == expected
+
+
+@pytest.mark.parametrize('jaxlib, flags, expected', [
+    ('0.10.2', '', '{flag}=-individual_convolution'),
+    ('0.10.2', '--xla_cpu=1', '--xla_cpu=1 {flag}=-individual_convolution'),
+    ('0.10.2', '{flag}=dot', '{flag}=dot'),
+    # XLA ends a process that has a flag which it does not know.
+    ('0.11.0', '', '')])
+def test_convolutions_are_kept_from_ynnpack_where_jaxlib_can(
+    jaxlib, flags, expected, monkeypatch):
+  flag = '--xla_cpu_experimental_ynn_fusion_type'
+  monkeypatch.setattr(
+      platforms.importlib.metadata, 'version', lambda name: jaxlib)
+  monkeypatch.setenv('XLA_FLAGS', flags.format(flag=flag))
+  platforms.keep_convolutions_from_ynnpack()
+  assert os.environ['XLA_FLAGS'] == expected.format(flag=flag)
+
+
+def test_this_jaxlib_is_one_of_those():
+  """Else convolutions are as slow as XLA has them: look at them again."""
+  assert importlib.metadata.version('jaxlib').startswith(platforms._JAXLIBS)

@@ -8,14 +8,13 @@ operations on a batch. Nothing of Python is left in the graph.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import functools
-import os
 from typing import Any
 
 import jax
 from jax import lax
 from jax.experimental import jax2tf
 
+from byol_jax import quiet_tensorflow
 from byol_jax.quiet_tensorflow import tf
 
 
@@ -33,7 +32,7 @@ def for_host(
     shapes: of the arguments, with names for dimensions that may differ from
       one call to the next, as '(side, side, 3)'; None: all are static.
   """
-  _start_compiler()
+  quiet_tensorflow.start_compiler()
   converted = jax2tf.convert(
       fn, polymorphic_shapes=shapes, with_gradient=False,
       native_serialization_platforms=('cpu',))
@@ -50,18 +49,3 @@ def each_for_host(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lax.map(lambda row: fn(*row), args)
 
   return for_host(rows)
-
-
-@functools.cache
-def _start_compiler() -> None:
-  """Lets TensorFlow's XLA read its flags, once, where there are none.
-
-  XLA_FLAGS are meant for JAX's XLA. TensorFlow's own, which is older, would
-  end the process at one that it does not know.
-  """
-  flags = os.environ.pop('XLA_FLAGS', None)
-  try:
-    tf.function(lambda x: x + 1.0, jit_compile=True)(0.0)
-  finally:
-    if flags is not None:
-      os.environ['XLA_FLAGS'] = flags

@@ -45,7 +45,9 @@ def write(
   """
   from jax.experimental import jax2tf
 
+  from byol_jax import quiet_tensorflow
   from byol_jax.quiet_tensorflow import tf
+  quiet_tensorflow.start_compiler()
   any_size = portable.takes_any_size(encoder)
   size = None if any_size else encoder.image_size
   converted = jax2tf.convert(

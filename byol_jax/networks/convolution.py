@@ -18,11 +18,9 @@ in ms, at 128 images (forward, input gradient, kernel gradient):
   back, except where few channels make narrow products.
 * 1x1 kernels. XLA's kernel gradient transposes activations: 101 where a matrix
   product takes 20 (16x16, 64 to 256 channels).
-* Less than 128 channels out. XLA gives these to one core. Halves of the batch
-  run beside each other as far as nothing waits for them: the step of a
-  ResNet-18 on CIFAR's stem is 5% shorter, on ImageNet's 8%.
 
-The choice depends on shapes only, so it costs nothing at run time.
+The choice depends on shapes only, so it costs nothing at run time. It is for
+the library that `platforms.keep_convolutions_from_ynnpack` leaves XLA with.
 """
 
 from collections.abc import Callable
@@ -50,9 +48,6 @@ _NHWC_HWIO = lax.ConvDimensionNumbers(
 # Gathered patches are kernel-area times as large as the picture. Larger
 # strided kernels (the 7x7 stem) lose more to memory than they gain.
 _MAX_STRIDED_KERNEL_AREA = 9
-
-# XLA spreads a convolution of that many channels, and more, over cores.
-_CHANNELS_OF_ONE_CORE = 128
 
 # A product of fewer channels for each tap leaves most of a core idle.
 _MIN_TAP_CHANNELS = 16
@@ -165,11 +160,7 @@ def _convolve_for_cpu(
     return multiply(_patches(images, window), kernel)
   if form == 'taps':
     return _with_gradients_by_tap(images, kernel, window, multiply)
-  halves = [images]
-  if len(images) > 1 and kernel.shape[3] < _CHANNELS_OF_ONE_CORE:
-    halves = jnp.split(images, [len(images) // 2])
-  return lax.concatenate(
-      [_convolve(half, kernel, window, **options) for half in halves], 0)
+  return _convolve(images, kernel, window, **options)
 
 
 def _convolve(

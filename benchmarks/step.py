@@ -11,9 +11,9 @@ heads 1024-128, float32, batch normalisation by view. A second figure, images
 per second of CPU time, counts the work of all threads: it suffers less from
 what else the machine does, and counts threads that wait for work in a loop.
 
-`xla` is the project with XLA's convolutions alone, which is what any plain Flax
-network would run. `torch` and `torch_last` are torchvision's blocks, channels
-first and channels last.
+`xla` is the project with XLA's convolutions alone, by the library that XLA
+chooses itself: what any plain Flax network would run. `torch` and `torch_last`
+are torchvision's blocks, channels first and channels last.
 
 --beside adds a contender that this project does not hold, such as the
 original: a command which, given a network's name and the seconds to measure
@@ -44,9 +44,7 @@ Step = Callable[[], None]
 
 def ours(network: str) -> Step:
   """The project's step, as the loop runs it."""
-  from byol_jax import host_memory
   from byol_jax import platforms
-  host_memory.keep()
   platforms.keep_convolutions_from_ynnpack()
   return _make_step(network)
 
@@ -72,7 +70,7 @@ def _make_step(network: str) -> Step:
 
 
 def xla(network: str) -> Step:
-  """The same, as it is traced for other platforms."""
+  """The same, traced as for other platforms; XLA's own choice of library."""
   from byol_jax.networks import convolution
   with convolution.for_any_platform():
     step = _make_step(network)
@@ -169,7 +167,12 @@ CONTENDERS = {fn.__name__: fn for fn in (ours, xla, torch, torch_last)}
 
 
 def _measure(name: str, network: str, seconds: float) -> tuple[float, float]:
-  """In this process: images per second of the clock and of CPU time."""
+  """In this process: images per second of the clock and of CPU time.
+
+  All keep their memory, as our jobs do.
+  """
+  from byol_jax import host_memory
+  host_memory.keep()
   step = CONTENDERS[name](network)
   for _ in range(3):
     step()

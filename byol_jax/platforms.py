@@ -36,8 +36,8 @@ def leave_out_absent_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> None:
 def keep_convolutions_from_ynnpack() -> None:
   """Leaves convolutions on a CPU to XLA's other library, Eigen.
 
-  YNNPACK takes up to 14 times as long for a kernel's gradient, and one core for
-  few channels: with it a ResNet's whole step takes 1.1 to 1.6 times as long. To
+  YNNPACK takes up to 20 times as long for a kernel's gradient, and one core for
+  few channels: with it a ResNet's whole step takes 1.1 to 1.7 times as long. To
   be called before JAX is asked for its devices. Nothing is done where the user
   has set this flag, or where jaxlib may not know it; TPUs and GPUs do not care.
   """

@@ -71,7 +71,7 @@ with _quiet_cpp_logging(), _without_keras():
 def start_compiler() -> None:
   """Lets TensorFlow's XLA read its flags, once, where there are none.
 
-  XLA_FLAGS are meant for JAX's XLA. TensorFlow's own, which is older, would
+  XLA_FLAGS are meant for JAX's XLA. TensorFlow's own, which may be older, would
   end the process at one that it does not know. To be called before it compiles
   anything.
   """

@@ -223,6 +223,21 @@ def test_a_signal_before_the_job_listens_itself_is_a_line(where, number):
   assert (out, err) == (f'{number.name}: there was nothing to save\n', '')
 
 
+def test_convolutions_of_a_job_are_kept_from_ynnpack():
+  """XLA, which ends a process at a flag that it does not know, goes on."""
+  done = _run_code(
+      'import os\n'
+      'del os.environ["XLA_FLAGS"]\n'
+      'from byol_jax import jobs\n'
+      'def main(_):\n'
+      '  import jax\n'
+      '  print(jax.device_count(), os.environ["XLA_FLAGS"])\n'
+      'jobs.run(main)\n')
+  assert done.stdout == (
+      '1 --xla_cpu_experimental_ynn_fusion_type=-individual_convolution\n'
+  ), done.stderr
+
+
 def _run_code(code):
   return subprocess.run(
       [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,

@@ -1,23 +1,24 @@
 """Convolution that stays fast on CPU, in the form that its shape asks for.
 
 XLA's own convolution is fast on CPU as long as its kernel is dense and fits the
-picture: forward 100 GFLOP/s a core (AMD EPYC, Zen 4), no patches written out.
-A ResNet on small pictures meets others in every block. Times are of one core,
-in ms, at 128 images (forward, input gradient, kernel gradient):
+picture. A ResNet on small pictures meets others in every block. Times are of
+two cores (AMD EPYC, Zen 3) in ms, at 64 images (forward, input gradient, kernel
+gradient), the least of nine:
 
 * A kernel of more places than the picture (3x3 over 2x2, 256 channels). XLA
-  swaps picture and kernel, a form its fast kernels do not take: 176, 178, 7;
-  gathered patches times the kernel: 8, 7, 9; flattened pictures times one
-  matrix, in which a tap stands wherever it joins two places: 4, 4, 4, as taps
-  that see but padding are no work. Over 1x1, 512 channels: 79, 84, 8; patches
-  7, 7, 7; matrix 1, 1, 1. Over 4x4 the matrix is mostly zeros, and loses.
-* Strides (3x3 of stride 2, 4x4 to 2x2, 128 to 256 channels). XLA's input
-  gradient is a dilated convolution, mostly of zeros: 4, 63, 5; patches 4, 4, 5;
-  a product for each tap, added up, 5, 4, 6. At 16x16, 128 channels, XLA forward
-  45, patches 71, 41, 82, by taps 45, 32, 45. So XLA goes forward, and taps
+  swaps picture and kernel, a form its fast kernels do not take: 63, 60, 3;
+  gathered patches times the kernel: 3, 3, 3; flattened pictures times one
+  matrix, in which a tap stands wherever it joins two places: 2, 2, 2, as taps
+  that see but padding are no work. Over 1x1, 512 channels: 26, 28, 3; patches
+  3, 3, 3; matrix 0.5, 0.6, 1. Over 4x4 the matrix is mostly zeros, and loses.
+* Strides (3x3 of stride 2, 4x4 to 2x2). XLA's input gradient is a dilated
+  convolution, mostly of zeros. 128 to 256 channels: 1, 40, 2; patches 1, 1, 1;
+  a product for each tap, added up, 1, 2, 2. 512 channels: 10, 864, 16; patches
+  9, 9, 10; taps 9, 10, 14. At 16x16, 128 channels, where patches are large, 10,
+  13, 11; patches 12, 14, 17; taps 9, 12, 16. So XLA goes forward, and taps
   back, except where few channels make narrow products.
-* 1x1 kernels. XLA's kernel gradient transposes activations: 101 where a matrix
-  product takes 20 (16x16, 64 to 256 channels).
+* 1x1 kernels. XLA's kernel gradient transposes activations: 10 where a matrix
+  product takes 6 (16x16, 64 to 256 channels).
 
 The choice depends on shapes only, so it costs nothing at run time. It is for
 the library that `platforms.keep_convolutions_from_ynnpack` leaves XLA with.

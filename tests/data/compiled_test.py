@@ -1,5 +1,6 @@
-"""What is compiled for the host runs on one thread."""
+"""What is compiled for the host: on one thread, with no flags of JAX's XLA."""
 
+import os
 import subprocess
 import sys
 
@@ -23,3 +24,17 @@ def test_programs_are_not_split_over_threads():
   done = subprocess.run(
       [sys.executable, '-c', _CODE], capture_output=True, text=True, check=True)
   assert done.stdout.split() == ['True', 'False', '1']
+
+
+def test_flags_of_another_xla_do_not_end_the_process():
+  code = (
+      'import os\n'
+      'from byol_jax import quiet_tensorflow\n'
+      'quiet_tensorflow.start_compiler()\n'
+      'add = quiet_tensorflow.tf.function(lambda x: x + 1, jit_compile=True)\n'
+      'print(add(1).numpy())\n'
+      'print(os.environ["XLA_FLAGS"])\n')
+  done = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=True,
+      env=os.environ | {'XLA_FLAGS': '--xla_not_known_to_any=1'})
+  assert done.stdout.split() == ['2', '--xla_not_known_to_any=1']

@@ -11,6 +11,7 @@ Gradients are those of `lax.psum` under `jax.pmap`: the sum of all devices'.
 There is no forward mode.
 """
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -65,6 +66,46 @@ def psum_after(x: jax.Array, last: Any, axis_name: str) -> jax.Array:
 
   return lax.platform_dependent(
       x, last, cpu=in_turn, default=lambda x, _: lax.psum(x, axis_name))
+
+
+def psum_scatter(
+    tree: Any, axis_name: str, groups: Sequence[Sequence[int]],
+    across: Sequence[Sequence[int]]) -> Any:
+  """A share of the sum over a mapped axis of every leaf f[n * r, ...].
+
+  Args:
+    tree: of arrays of one floating type.
+    axis_name: the mapped axis.
+    groups: of n devices each, which hold the sum together: the i-th of a group
+      gets rows i * r to (i + 1) * r.
+    across: the i-th devices of all groups, for every i.
+
+  Returns:
+    Leaves f[r, ...].
+  """
+  size = len(across)
+
+  def in_turn(tree: Any) -> Any:
+    place = lax.axis_index(axis_name) % size
+    return jax.tree.map(
+        lambda x: x.reshape(size, -1, *x.shape[1:])[place],
+        _psum_in_turn(tree, axis_name=axis_name))
+
+  return lax.platform_dependent(
+      tree, cpu=in_turn, default=functools.partial(
+          psum_scatter_of_xla, axis_name=axis_name, groups=groups,
+          across=across))
+
+
+def psum_scatter_of_xla(
+    tree: Any, axis_name: str, groups: Sequence[Sequence[int]],
+    across: Sequence[Sequence[int]]) -> Any:
+  """`psum_scatter` where it is left to XLA in which order terms are added."""
+  tree = lax.psum_scatter(
+      tree, axis_name, axis_index_groups=groups, tiled=True)
+  if len(groups) == 1:
+    return tree
+  return lax.psum(tree, axis_name, axis_index_groups=across)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

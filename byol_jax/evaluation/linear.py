@@ -232,7 +232,7 @@ class ImageTrainer:
           batch['weight'])
       return heads, jnp.min(losses)
 
-    self._p_step = devices.pmap_train_step(step, num_constants=1)
+    self._p_step = devices.pmap_train_step(step, constant_axes=(None,))
     self._total_steps = total_steps
     self._count = len(base_learning_rates)
     self._momentum = momentum

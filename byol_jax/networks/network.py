@@ -204,6 +204,31 @@ def to_variables(
       {weight_standardization.COLLECTION: standardized} if standardized else {})
 
 
+def used_types(
+    network: Network, config: ml_collections.ConfigDict, params: dict[str, Any]
+) -> dict[str, Any]:
+  """The type that each parameter is rounded to first of all, where it is used.
+
+  Args:
+    network: an unbound module.
+    config: of the network.
+    params: of the network, or their shapes.
+
+  Returns:
+    A tree of types: `config.compute_dtype` of kernels of a ResNet that takes
+    them as they are, else the parameter's own.
+  """
+  def used_type(part: str, kernel: Any) -> Any:
+    is_cast = (
+        part == 'encoder' and isinstance(network.encoder, resnet.ResNet)
+        and config.encoder_norm != 'group_ws' and kernel.ndim > 1)
+    return jnp.dtype(config.compute_dtype) if is_cast else kernel.dtype
+
+  return {
+      part: jax.tree.map(functools.partial(used_type, part), tree)
+      for part, tree in params.items()}
+
+
 def apply_views(
     network: Network,
     variables: dict[str, Any],

@@ -25,6 +25,7 @@ from byol_jax.training import cost
 from byol_jax.training import devices
 from byol_jax.training import optimizers
 from byol_jax.training import schedules
+from byol_jax.training import sharding
 from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
 
@@ -67,12 +68,19 @@ def compile_step(
   """
   topology = _topology_devices(where)
   network, tx, learning_rate_fn = _parts(config, num_classes, lengths)
+  state = _abstract_state(network, tx, config)
+  layout = sharding.create_layout(
+      config, network, lambda: state, axis_name=devices.AXIS_NAME,
+      num_devices=len(topology), per_host=where.devices_per_host)
   train_step = step_lib.make_train_step(
-      config, network, tx, learning_rate_fn, total_steps=lengths[1])
+      config, network,
+      optimizers.create_optimizer(config, learning_rate_fn, layout.norms),
+      learning_rate_fn, total_steps=lengths[1], layout=layout)
   begin = time.monotonic()
   with convolution.for_any_platform():
-    lowered = devices.pmap_voting_step(train_step, devices=topology).lower(
-        _abstract_state(network, tx, config),
+    lowered = devices.pmap_voting_step(
+        train_step, devices=topology, state_axes=layout.axes).lower(
+        layout.shapes(state, len(topology)),
         _abstract_batch(config, num_classes, len(topology)),
         jax.ShapeDtypeStruct((len(topology), _VOTES), jnp.float32))
   limit = _memory_limit(topology[:1], where)

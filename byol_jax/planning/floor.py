@@ -49,7 +49,7 @@ def find_floor(
     collectives: of a step.
   """
   chip = where.chip
-  sent = sum(_sent_bytes(c, where.num_chips) for c in collectives)
+  sent = sum(_sent_bytes(c, where) for c in collectives)
   return Floor(
       arithmetic=flops * chip.devices / chip.peak_flops,
       memory=None if main_memory_bytes is None
@@ -57,19 +57,22 @@ def find_floor(
       interconnect=sent / chip.link_bandwidth)
 
 
-def _sent_bytes(collective: collectives_lib.Collective, chips: int) -> float:
+def _sent_bytes(
+    collective: collectives_lib.Collective, where: slices.Slice) -> float:
   """What a chip must send, at least, for one kind of collective.
 
   To reduce and hand back B bytes over n chips, each sends 2 (n - 1) / n of B;
   a half of it to do but the one, or the other. Two devices of one chip need
   no link.
   """
+  devices = collective.group_size or where.num_devices
+  chips = max(1, devices // where.chip.devices)
   share = (chips - 1) / chips
   size = collective.result_bytes
   return {
       'all-reduce': 2 * share * size,
       'all-gather': share * size,
-      # Its result is one part of what is reduced.
-      'reduce-scatter': (chips - 1) * size,
+      # Its result is one device's part of what is reduced.
+      'reduce-scatter': share * size * devices,
       'all-to-all': share * size,
   }.get(collective.kind, size if chips > 1 else 0)

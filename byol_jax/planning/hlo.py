@@ -19,6 +19,9 @@ _CALLED = re.compile(
     r'(?:calls|to_apply|body|condition|branch_computations|'
     r'called_computations|true_computation|false_computation)='
     r'(?:\{([^}]*)\}|(%?[\w.\-]+))')
+# `{{0,1},{2,3}}`, or `[2,2]<=[4]`, of which the second is the size.
+_GROUPS = re.compile(
+    r'replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\]<=)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 _INTEGER = re.compile(r'= s32\[\](?:\{[^}]*\})? constant\((\d+)\)')
@@ -54,6 +57,7 @@ class Instruction:
     operands: names.
     called: names of computations.
     trips: how often it runs them: of a loop's body more than once.
+    group_size: devices that a collective takes together; None is all.
   """
 
   name: str
@@ -62,6 +66,7 @@ class Instruction:
   operands: tuple[str, ...]
   called: tuple[str, ...]
   trips: int = 1
+  group_size: int | None = None
 
 
 class Program:
@@ -119,7 +124,8 @@ def _read(
       tuple(called.strip().lstrip('%')
             for many, one in _CALLED.findall(line)
             for called in (many or one).split(',')),
-      _trips(line, computations) if operation == 'while' else 1)
+      _trips(line, computations) if operation == 'while' else 1,
+      _group_size(line))
 
 
 def _arrays(shape: str) -> tuple[Array, ...]:
@@ -128,6 +134,14 @@ def _arrays(shape: str) -> tuple[Array, ...]:
           _BYTES[dtype] * math.prod(int(n) for n in dims.split(',') if n),
           not dims, not _ELSEWHERE.search(layout))
       for dtype, dims, layout in _ARRAY.findall(shape) if dtype in _BYTES)
+
+
+def _group_size(line: str) -> int | None:
+  found = _GROUPS.search(line)
+  if not found:
+    return None
+  members, size = found.groups()
+  return int(size) if size else len(members.split(','))
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:

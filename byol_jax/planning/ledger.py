@@ -1,5 +1,6 @@
 """The ledger of a compiled step: FLOPs, bytes, memory, collectives."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -60,7 +61,15 @@ def describe(
       'batch_megabytes': memory.batch / 1e6,
       'temporaries_megabytes': memory.temporaries / 1e6,
       'peak_megabytes': (memory.peak - memory.waiting) / 1e6,
-      'collectives': {
-          c.kind: {'count': c.count, 'megabytes': c.result_bytes / 1e6}
-          for c in program.collectives},
+      'collectives': _by_kind(program.collectives),
       'xla_least_milliseconds': 1e3 * program.optimal_seconds or None}
+
+
+def _by_kind(
+    found: Sequence[collectives.Collective]) -> dict[str, dict[str, float]]:
+  """Whatever the size of the groups that take part."""
+  rows = {c.kind: {'count': 0, 'megabytes': 0.0} for c in found}
+  for c in found:
+    rows[c.kind]['count'] += c.count
+    rows[c.kind]['megabytes'] += c.result_bytes / 1e6
+  return rows

@@ -86,7 +86,8 @@ _SOURCES = (
     'planning/collectives.py', 'planning/compilation.py', 'planning/hlo.py',
     'planning/ledger.py', 'planning/memory.py', 'planning/traffic.py',
     'training/cost.py', 'training/devices.py', 'training/optimizers.py',
-    'training/schedules.py', 'training/state.py', 'training/step.py')
+    'training/schedules.py', 'training/sharding.py', 'training/state.py',
+    'training/step.py')
 _LIBRARIES = ('jax', 'jaxlib', 'flax', 'optax')
 
 

@@ -45,6 +45,10 @@ class Slice:
   def num_hosts(self) -> int:
     return self.num_chips // math.prod(self.host_shape)
 
+  @property
+  def devices_per_host(self) -> int:
+    return self.num_devices // self.num_hosts
+
 
 def parse_slices(names: Sequence[str]) -> list[Slice]:
   """Reads slices' names, each once.

@@ -1,8 +1,9 @@
 """Devices: the one place that knows pmap.
 
 State is replicated without a device axis (`in_axes=None`, `out_axes=None`), so
-checkpoints, probes and exports take it as it is. `out_axes=None` trusts the
-step to give every device the same result; a test holds it to that.
+checkpoints, probes and exports take it as it is; but for what
+`sharding.Sharded` splits while steps are taken. `out_axes=None` trusts the step
+to give every device the same result; a test holds it to that.
 """
 
 import collections
@@ -37,6 +38,11 @@ def replicated_sharding() -> jax.sharding.NamedSharding:
 def replicate(tree: Any) -> Any:
   """Puts a copy of every leaf on each of this process's devices."""
   return jax.device_put(tree, replicated_sharding())
+
+
+def spread_over_host(x: jax.Array) -> jax.Array:
+  """Puts row i of [devices, ...] on device i of this process's."""
+  return jax.device_put(x, _sharding(AXIS_NAME))
 
 
 def _global_sharding(*spec: str) -> jax.sharding.NamedSharding:
@@ -118,21 +124,24 @@ def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
 
 
 def pmap_train_step(
-    train_step: Callable[..., Any], num_constants: int = 0
+    train_step: Callable[..., Any], constant_axes: Sequence[Any] = (),
+    state_axes: Any = None,
 ) -> Callable[..., Any]:
   """Maps `train_step(state, batch, *constants)` over all devices.
 
-  The state is donated; the constants, replicated like it, are not.
+  The state is donated; the constants are not. Of the axes, which are as
+  `pmap_voting_step` has them, a constant's are None where it is replicated.
   """
   return jax.pmap(
       train_step, axis_name=AXIS_NAME,
-      in_axes=(None, 0, *(None,) * num_constants), out_axes=(None, None),
+      in_axes=(state_axes, 0, *constant_axes), out_axes=(state_axes, None),
       donate_argnums=(0,))
 
 
 def pmap_voting_step(
     train_step: Callable[..., Any],
     devices: Sequence[jax.Device] | None = None,
+    state_axes: Any = None,
 ) -> Callable[..., Any]:
   """Maps `train_step(state, batch)` over all devices, and counts votes.
 
@@ -140,6 +149,8 @@ def pmap_voting_step(
     train_step: what one device does with its share of the batch.
     devices: to map over; None is all there are. Those of a topology that is
       not there will do for what is lowered and compiled, and not run.
+    state_axes: 0 for what has an axis of devices, None for what has a copy on
+      each; see `sharding.Layout`.
 
   Returns:
     `(state, batch, votes) -> (state, metrics, totals)`: `votes` as `ballot`
@@ -153,8 +164,8 @@ def pmap_voting_step(
     return state, metrics, totals
 
   return jax.pmap(
-      step, axis_name=AXIS_NAME, in_axes=(None, 0, 0),
-      out_axes=(None, None, None), devices=devices, donate_argnums=(0,))
+      step, axis_name=AXIS_NAME, in_axes=(state_axes, 0, 0),
+      out_axes=(state_axes, None, None), devices=devices, donate_argnums=(0,))
 
 
 def ballot(votes: Sequence[float]) -> jax.Array:

@@ -194,7 +194,7 @@ class Loop:
     first_step, total_steps = int(state.step), self._setup.total_steps
     batches = self._setup.create_batches(
         first_step, self._note['skipped_batches'])
-    pending = None
+    state, pending = self._setup.layout.split(state), None
     for step in range(first_step, total_steps + 1):
       peers.advance(f'step {step}')
       is_new = step > first_step
@@ -218,7 +218,7 @@ class Loop:
         pending, previous = (step + 1, metrics, totals), pending
         self._log(previous)
       self._asked.at_once = False  # from now on there is something to save
-    return state
+    return self._setup.layout.whole(state)
 
   def _is_due(self, step: int, every: int) -> bool:
     return step % every == 0 or step == self._setup.total_steps
@@ -273,7 +273,8 @@ class Loop:
     """Periodic figures; the time they take is not the training's."""
     with self._journal.pause(), peers.at(f'the evaluation of step {step}'):
       try:
-        found = dict(self._setup.evaluate(state, self._check_asked))
+        found = dict(self._setup.evaluate(
+            self._setup.layout.whole(state), self._check_asked))
       except _Interrupted:
         self._stop(step, state, evaluation_due=True)
       self._note['evaluation_due'] = False
@@ -287,6 +288,7 @@ class Loop:
   def _save(self, step: int, state: state_lib.TrainState) -> None:
     with self._journal.pause(), peers.at(f'the save of step {step}'):
       self._journal.flush()  # rows before a checkpoint are not made again
+      state = self._setup.layout.whole(state)
       if step == self._setup.total_steps:
         self._checkpoints.save_surely(
             step, state, self._note_of(step), lambda: self._asked.requested)
@@ -307,7 +309,8 @@ class Loop:
       self._journal.flush()
       self._checkpoints.wait()
       if self._checkpoints.latest_step() != step:
-        self._checkpoints.save(step, state, self._note_of(step))
+        self._checkpoints.save(
+            step, self._setup.layout.whole(state), self._note_of(step))
       is_saved = self._checkpoints.wait()
       devices.sync('stopped')  # none may leave while another still writes
     what = 'saved' if is_saved else 'not saved'

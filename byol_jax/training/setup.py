@@ -24,6 +24,7 @@ from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import optimizers
 from byol_jax.training import schedules
+from byol_jax.training import sharding
 from byol_jax.training import start
 from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
@@ -39,6 +40,7 @@ class Setup:
   network: network_lib.Network
   encoder: nn.Module | None  # the user's own, if it is that
   tx: optax.GradientTransformation
+  layout: sharding.Layout  # of the state that a step takes
   p_train_step: Callable[..., Any]
   create_state: Callable[[], state_lib.TrainState]
   create_abstract_state: Callable[[], state_lib.TrainState]  # shapes, types
@@ -74,11 +76,19 @@ def set_up(
       base_learning_rate=config.base_learning_rate,
       batch_size=config.batch_size, warmup_steps=warmup_steps,
       total_steps=total_steps)
-  tx = optimizers.create_optimizer(config, learning_rate_fn)
   network = network_lib.create_network(
       config, train_source.num_classes, encoder, devices.AXIS_NAME)
+  create_abstract_state = functools.partial(
+      jax.eval_shape, state_lib.make_create_train_state(
+          network, optimizers.create_optimizer(config, learning_rate_fn),
+          config))
+  layout = sharding.create_layout(
+      config, network, create_abstract_state, axis_name=devices.AXIS_NAME,
+      num_devices=jax.device_count(), per_host=jax.local_device_count())
+  tx = optimizers.create_optimizer(config, learning_rate_fn, layout.norms)
   train_step = step_lib.make_train_step(
-      config, network, tx, learning_rate_fn, total_steps=total_steps)
+      config, network, tx, learning_rate_fn, total_steps=total_steps,
+      layout=layout)
 
   watch = unreadable.Watch(train_source, config.max_bad_image_share)
 
@@ -97,13 +107,12 @@ def set_up(
 
   return Setup(
       config=config, sources=sources, final_protocols=final_protocols,
-      network=network, encoder=encoder, tx=tx,
-      p_train_step=devices.pmap_voting_step(train_step),
+      network=network, encoder=encoder, tx=tx, layout=layout,
+      p_train_step=devices.pmap_voting_step(
+          train_step, state_axes=layout.axes),
       create_state=start.make_create_first_state(
           network, tx, config, train_source),
-      create_abstract_state=functools.partial(
-          jax.eval_shape,
-          state_lib.make_create_train_state(network, tx, config)),
+      create_abstract_state=create_abstract_state,
       create_batches=create_batches, unreadable=watch,
       example_ids=functools.partial(
           pipeline.example_ids, train_source, config),

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from byol_jax import all_reduce
 from byol_jax import objectives
 from byol_jax.augmentation import photometric
 from byol_jax.networks import network as network_lib
 from byol_jax.objectives import regression
 from byol_jax.training import schedules
+from byol_jax.training import sharding
 from byol_jax.training import state as state_lib
 
 Batch = dict[str, Any]
@@ -54,12 +54,6 @@ def _spread(moments: jax.Array) -> jax.Array:
   variance = jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
   return jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(
       jnp.asarray(moments.shape[-1], moments.dtype))
-
-
-def _distance(target: Any, online: Any) -> jax.Array:
-  """How far parameters are from others, as a share of the others' norm."""
-  return optax.tree.norm(optax.tree.sub(target, online)) / optax.tree.norm(
-      online)
 
 
 def _cosine(online: tuple, target: tuple) -> jax.Array:
@@ -102,6 +96,7 @@ def train_step(
     tau_fn: schedules.Schedule,
     target: str,
     accumulation_steps: int,
+    layout: sharding.Layout,
     axis_name: str | None,
     seed: int,
     make_views: Callable[[Batch], Batch] = lambda batch: batch,
@@ -109,7 +104,8 @@ def train_step(
   """Takes one optimizer step and moves the target once.
 
   Args:
-    state: the same on every device. The caller donates it.
+    state: the same on every device, but for what the layout splits. The caller
+      donates it.
     batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1],
       or what `make_views` makes them of;
       `index` i32[b]; `label` i32[b] where there are labels.
@@ -122,6 +118,7 @@ def train_step(
     target: `ema`, `stop_gradient` (of the online network) or `online`.
     accumulation_steps: micro-batches whose gradients are averaged, each
       normalised by its own batch statistics; divides b.
+    layout: of the state over devices.
     axis_name: mapped axis, or None on a single device.
     seed: of what is random on the device.
     make_views: see `photometric.make_views_fn`.
@@ -131,8 +128,9 @@ def train_step(
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   # Once for all micro-batches, whose gradients are by what it returns.
-  online_variables, pull_back = jax.vjp(to_variables, state.online_params)
-  target_variables = to_variables(state.target_params)
+  online_variables, pull_back = jax.vjp(
+      to_variables, layout.gather(state.online_params))
+  target_variables = to_variables(layout.gather(state.target_params))
 
   def loss_fn(variables: Any, carry: Any, micro: Batch, key: jax.Array) -> Any:
     online_stats, target_stats, objective_state = carry
@@ -176,13 +174,13 @@ def train_step(
     carry, averaged = _accumulate(
         micro_step, carry, _micro_batches(batch, accumulation_steps), key,
         accumulation_steps)
-  if axis_name is not None:
-    averaged = all_reduce.pmean(averaged, axis_name)
-  grads, metrics, moments = averaged
+  grads, *others = averaged
   (grads,) = pull_back(grads)
+  grads, (metrics, moments) = layout.average(grads, others)
 
   tau = tau_fn(state.step)
-  state, moved = apply_gradients(state, grads, tx=tx, tau=tau, target=target)
+  state, moved = apply_gradients(
+      state, grads, tx=tx, tau=tau, target=target, layout=layout)
   online_stats, target_stats, objective_state = carry
   metrics |= moved | {
       'train/tau': tau,
@@ -197,6 +195,7 @@ def train_step(
 def apply_gradients(
     state: state_lib.TrainState, grads: Any, *,
     tx: optax.GradientTransformation, tau: jax.Array, target: str,
+    layout: sharding.Layout,
 ) -> tuple[state_lib.TrainState, Metrics]:
   """Moves the online parameters, and after them the target.
 
@@ -206,6 +205,7 @@ def apply_gradients(
     tx: the optimizer.
     tau: weight of the old target.
     target: as in `train_step`.
+    layout: likewise.
 
   Returns:
     The state with new parameters and optimizer state, and how large gradients,
@@ -214,17 +214,23 @@ def apply_gradients(
   online = state.online_params
   updates, opt_state = tx.update(grads, state.opt_state, online)
   params = optax.apply_updates(online, updates)
-  target_params, metrics = state.target_params, {}
+  target_params = state.target_params
+  measured = {
+      'grad_norm': grads,
+      # Not of `updates`, for which XLA would read the parameters again.
+      'update_norm': optax.tree.sub(params, online), 'param_norm': params}
   if target == 'ema':
     followed = state_lib.target_parts(params)
     target_params = optax.incremental_update(
         followed, target_params, 1 - tau)
-    metrics['train/target_distance'] = _distance(target_params, followed)
-  metrics |= {
-      'train/grad_norm': optax.tree.norm(grads),
-      # Not of `updates`, for which XLA would read the parameters again.
-      'train/update_norm': optax.tree.norm(optax.tree.sub(params, online)),
-      'train/param_norm': optax.tree.norm(params)}
+    measured |= {
+        'target_distance': optax.tree.sub(target_params, followed),
+        'followed_norm': followed}
+  metrics = {
+      f'train/{name}': norm for name, norm in zip(
+          measured, layout.norm(*measured.values()), strict=True)}
+  if target == 'ema':  # as a share of the norm of what it follows
+    metrics['train/target_distance'] /= metrics.pop('train/followed_norm')
   return state.replace(
       online_params=params, target_params=target_params,
       opt_state=opt_state), metrics
@@ -256,10 +262,13 @@ def make_train_step(
     learning_rate_fn: schedules.Schedule,
     *,
     total_steps: int,
+    layout: sharding.Layout | None = None,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[
     state_lib.TrainState, Metrics]]:
-  """Binds `train_step` to a configuration."""
-  return functools.partial(
+  """Binds `train_step` to a configuration; without a layout all is replicated.
+  """
+  layout = layout or sharding.Replicated(network.axis_name)
+  return layout.map(functools.partial(
       train_step,
       to_variables=functools.partial(
           network_lib.to_variables, network, config),
@@ -273,5 +282,6 @@ def make_train_step(
           base_tau=config.base_tau, tau_schedule=config.tau_schedule,
           total_steps=total_steps),
       target=config.target, accumulation_steps=config.accumulation_steps,
+      layout=layout,
       axis_name=network.axis_name, seed=config.seed,
-      make_views=photometric.make_views_fn(config))
+      make_views=photometric.make_views_fn(config)))

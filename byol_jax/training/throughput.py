@@ -72,12 +72,14 @@ def measure_update(
 
   def update(state: Any, tau: jax.Array, grads: Any) -> Any:
     return step_lib.apply_gradients(
-        state, grads, tx=setup.tx, tau=tau[0], target=config.target)
+        state, setup.layout.unite(grads).online_params, tx=setup.tx,
+        tau=tau[0], target=config.target, layout=setup.layout)
 
-  p_update = devices.pmap_train_step(update, num_constants=1)
-  state = devices.replicate(setup.create_state())
-  # Of a state of their own: that one is donated.
-  grads = devices.replicate(setup.create_state().online_params)
+  axes = setup.layout.axes
+  p_update = devices.pmap_train_step(
+      setup.layout.map(update), (axes,), axes)
+  # Gradients are another state's parameters: this one is donated.
+  state, grads = _first_state(setup), _first_state(setup)
   taus = devices.shard(
       np.full(jax.local_device_count(), config.base_tau, np.float32))
 
@@ -122,7 +124,7 @@ def measure_save(
   The window with a save also waits for its end, so nothing of it is missed.
   """
   numbers = itertools.count(1)
-  state = devices.replicate(setup.create_state())
+  state = _first_state(setup)
   batch = devices.shard(_synthetic_batch(setup))
   votes = devices.ballot((False, 0))
   with tempfile.TemporaryDirectory() as workdir:
@@ -136,7 +138,9 @@ def measure_save(
         state, *metrics = setup.p_train_step(state, batch, votes)
         jax.block_until_ready(previous)  # As the loop does.
         if save and not step:
-          checkpoints.save(next(numbers), state, resume.first_note(setup))
+          checkpoints.save(
+              next(numbers), setup.layout.whole(state),
+              resume.first_note(setup))
       jax.block_until_ready((state, metrics))
       checkpoints.wait()
 
@@ -165,7 +169,7 @@ def make_step_runner(
 def compile_step(setup: setup_lib.Setup) -> tuple[jax.stages.Compiled, ...]:
   """The step, compiled, and what it is called on."""
   arguments = (
-      devices.replicate(setup.create_state()),
+      _first_state(setup),
       devices.shard(_synthetic_batch(setup)), devices.ballot((False, 0)))
   return setup.p_train_step.lower(*arguments).compile(), *arguments
 
@@ -205,6 +209,11 @@ def _loop_secs(setup: setup_lib.Setup, steps: int) -> float:
     lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
   rows = [row for row in map(json.loads, lines) if 'perf/seconds' in row]
   return rows[-1]['perf/seconds'] - rows[-2]['perf/seconds']
+
+
+def _first_state(setup: setup_lib.Setup) -> Any:
+  """As the step takes it."""
+  return setup.layout.split(devices.replicate(setup.create_state()))
 
 
 def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_the_step_is_that_of_the_loop(tiny_config, monkeypatch):
 
   monkeypatch.setattr(devices, 'pmap_voting_step', spy)
   program = _compile(tiny_config)
-  assert seen == [{'devices': jax.devices()[:4]}]
+  assert seen == [{'devices': jax.devices()[:4], 'state_axes': None}]
   # Donated: it comes back in its own place, and only metrics are added.
   assert program.memory.outputs < program.memory.state / 10
 

@@ -38,6 +38,16 @@ def test_interconnect(kind, sent):
   assert found.bound == 'interconnect'
 
 
+@pytest.mark.parametrize('kind, sent', [
+    ('all-reduce', 2 * 3 / 4), ('all-gather', 3 / 4),
+    ('reduce-scatter', 8 * 3 / 4)])
+def test_only_a_group_s_chips_send(kind, sent):
+  """Eight devices are four chips of the 256; one's result is an eighth."""
+  found = _find('v3:16x16', collectives=(
+      collectives.Collective(kind, 7, 328_000_000, group_size=8),))
+  assert found.interconnect == pytest.approx(sent * 1e-3)
+
+
 @pytest.mark.parametrize('kind', collectives.KINDS)
 def test_one_chip_needs_no_links(kind):
   one = (collectives.Collective(kind, 1, 10**9),)

@@ -25,6 +25,7 @@ from byol_jax.training import devices
 from byol_jax.training import loop
 from byol_jax.training import resume
 from byol_jax.training import setup as setup_lib
+from byol_jax.training import sharding
 from byol_jax.training import step as step_lib
 
 
@@ -91,11 +92,15 @@ def _killed_at(monkeypatch, step):
 
 
 @pytest.mark.usefixtures('_set_up_once')
-@pytest.mark.parametrize('norm', [
-    'batch', pytest.param('affine_init', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('norm, shard_state', [
+    ('batch', False), ('batch', True),
+    pytest.param('affine_init', False, marks=pytest.mark.slow)])
 def test_resuming_equals_never_stopping(
-    norm, tiny_config, tiny_encoder, tmp_path, monkeypatch):
+    norm, shard_state, tiny_config, tiny_encoder, tmp_path, monkeypatch):
   """Killed twice, once before any save, a run ends bit for bit the same."""
+  monkeypatch.setattr(sharding, '_FEW', 64)
+  monkeypatch.setattr(sharding, '_TILE_ROWS', 1)
+  tiny_config.shard_state = shard_state
   tiny_config.projector_norm = tiny_config.predictor_norm = norm
   expected = _pretrain(tiny_config, tmp_path / 'whole', tiny_encoder)
   for step in (3, 6):

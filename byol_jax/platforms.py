@@ -12,7 +12,7 @@ _CPU_DEVICES = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
 # Which kinds of operations XLA leaves to YNNPACK, and jaxlibs that know the
 # flag: XLA ends a process that has others.
 _YNNPACK_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
-_JAXLIBS = ('0.10.',)
+JAXLIBS = ('0.10.',)
 
 
 def leave_out_absent_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> None:
@@ -43,7 +43,7 @@ def keep_convolutions_from_ynnpack() -> None:
   """
   flags = os.environ.get('XLA_FLAGS', '')
   if _YNNPACK_FLAG not in flags and importlib.metadata.version(
-      'jaxlib').startswith(_JAXLIBS):
+      'jaxlib').startswith(JAXLIBS):
     os.environ['XLA_FLAGS'] = (
         f'{flags} {_YNNPACK_FLAG}=-individual_convolution'.strip())
 

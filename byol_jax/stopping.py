@@ -47,6 +47,7 @@ class Requests:
     at_once: there is nothing to save; the first signal raises `Preempted`,
       wherever the main thread is.
     kept: what the message says then.
+    raised: what it was, once it was.
   """
 
   def __init__(
@@ -55,6 +56,7 @@ class Requests:
     self.requested = False
     self.at_once = at_once
     self.kept = kept
+    self.raised: Preempted | None = None
     self._first = None  # when the first signal came
     self._leave = None  # where there is nothing to wait for
 
@@ -72,7 +74,8 @@ class Requests:
     """In the main thread, as soon as that runs Python."""
     self.requested = True
     if self.at_once:
-      raise Preempted(self._describe(number))
+      self.raised = Preempted(self._describe(number))
+      raise self.raised
 
   def on_byte(self, number: int) -> None:
     """In a thread, at once, even while the main thread waits for devices."""
@@ -130,6 +133,12 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   thread.start()
   try:
     yield asked
+  except Exception as error:
+    # C++ code that calls Python may replace what is raised there, as
+    # TensorFlow's does, by an error of its own.
+    if asked.raised is not None:
+      raise asked.raised from error
+    raise
   finally:
     for number, handler in handlers.items():
       signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Every test runs on four CPU devices with strict numerics."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -25,6 +26,9 @@ sys.modules['triton'] = None
 from byol_jax import platforms  # noqa: E402
 
 platforms.keep_convolutions_from_ynnpack()  # as jobs do
+if importlib.metadata.version('jaxlib').startswith(platforms.JAXLIBS):
+  # Of the flags above; XLA ends a process that has one it does not know.
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
 from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402

@@ -70,4 +70,4 @@ def test_convolutions_are_kept_from_ynnpack_where_jaxlib_can(
 
 def test_this_jaxlib_is_one_of_those():
   """Else convolutions are as slow as XLA has them: look at them again."""
-  assert importlib.metadata.version('jaxlib').startswith(platforms._JAXLIBS)
+  assert importlib.metadata.version('jaxlib').startswith(platforms.JAXLIBS)

@@ -36,6 +36,23 @@ def test_with_nothing_to_save_it_raises_at_once():
   assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_what_c_code_puts_in_its_place_is_not_an_error():
+  """pybind11 raises a RuntimeError where Python that it called has raised."""
+  with pytest.raises(stopping.Preempted, match='SIGTERM: there was nothing'):
+    with stopping.requests(at_once=True):
+      try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+      except stopping.Preempted:
+        raise RuntimeError('MISMATCH of active exception types') from None
+
+
+def test_an_error_of_whom_nobody_asked_stays_one():
+  with pytest.raises(RuntimeError, match='its own'):
+    with stopping.requests(at_once=True):
+      raise RuntimeError('its own')
+
+
 def test_nothing_is_left_behind_that_leaves_later(monkeypatch):
   left = []
   monkeypatch.setattr(stopping, '_UNWIND_SECS', 0.1)

@@ -15,6 +15,7 @@ from tests.chaos.runs import Survived
 _MOMENTS = {'starting': 3, 'saving': 9, 'any moment': 5, 'final evaluation': 3}
 _FINAL = "--config.final_protocols=('knn',)"
 _SHORT_MOMENTS = {'saving': 1, 'any moment': 1}
+_SHORT = '--config.total_steps=100'
 
 
 def kills(lab: Lab) -> Iterator[Survived]:
@@ -24,14 +25,15 @@ def kills(lab: Lab) -> Iterator[Survived]:
   lab.rng.shuffle(moments)
   moments.sort(key='final evaluation'.__eq__)  # there is no way back from it
   workdir, started, saved = lab.folder('killed'), [], []
+  flags = (_FINAL, _SHORT) if lab.is_short else (_FINAL,)
   for moment in moments:
-    started.append(lab.start(workdir, _FINAL))
+    started.append(lab.start(workdir, *flags))
     saved.append(_kill(started[-1], workdir, moment, lab.rng))
-  started.append(lab.start(workdir, _FINAL))
+  started.append(lab.start(workdir, *flags))
   started[-1].ends(0)
   try:
-    runs.expect_same_end(workdir, lab.undisturbed(_FINAL))
-    runs.expect_same_result(workdir, lab.undisturbed(_FINAL))
+    runs.expect_same_end(workdir, lab.undisturbed(*flags))
+    runs.expect_same_result(workdir, lab.undisturbed(*flags))
   except runs.FailedError as error:
     raise runs.FailedError(str(error), tried=len(moments)) from None
   for n, (moment, step) in enumerate(zip(moments, saved, strict=True), 1):

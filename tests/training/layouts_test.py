@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYOUTS = {'1x4': (1, 4), '2x2': (2, 2), '4x1': (4, 1)}
 
 
-def _start(workdir, layout, *flags):
+def _start(workdir, layout, *flags, job=('-m', 'byol_jax.pretrain')):
   count, devices = LAYOUTS[layout]
   return processes.start(
-      ['-m', 'byol_jax.pretrain', f'--config={ROOT}/configs/quickstart.py',
+      [*job, f'--config={ROOT}/configs/quickstart.py',
        f'--workdir={workdir}', '--config.data=fake:256',
        '--config.resnet.width=0.0625', '--config.batch_size=32',
        '--config.total_steps=20', '--config.warmup_steps=5',
@@ -34,8 +34,8 @@ def _start(workdir, layout, *flags):
       environment={'PYTHONPATH': str(ROOT)})
 
 
-def _run(workdir, layout, *flags):
-  with _start(workdir, layout, *flags) as started:
+def _run(workdir, layout, *flags, **kwargs):
+  with _start(workdir, layout, *flags, **kwargs) as started:
     done = processes.wait(started, timeout=600)
   for number, (code, out, err) in enumerate(done):
     assert code == 0, f'process {number}: {out}{err}'
@@ -74,14 +74,6 @@ def _assert_same(workdir, other):
   chex.assert_trees_all_equal(a, b)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_as_users_do():
-  """Without the suite's flags, whose sums are less exact."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.delenv('XLA_FLAGS', raising=False)
-    yield
-
-
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('layouts') / '1x4'
@@ -96,6 +88,22 @@ def test_stopped_in_two_processes_and_continued_in_one(expected, tmp_path):
   losses = _losses(tmp_path / 'run')
   assert losses == _losses(expected)[:len(losses)]
   _run(tmp_path / 'run', '1x4')
+  _assert_same(tmp_path / 'run', expected)
+
+
+_IN_SHARES = '''
+import runpy
+from byol_jax.training import sharding
+sharding._FEW, sharding._TILE_ROWS = 64, 1  # small kernels, too
+sharding.Replicated = None  # there is no other way
+runpy.run_module('byol_jax.pretrain', run_name='__main__')
+'''
+
+
+def test_two_processes_whose_devices_share_a_state(expected, tmp_path):
+  """SGD asks for no norm, whose sum would be in another order."""
+  _run(tmp_path / 'run', '2x2', '--config.shard_state=True',
+       job=('-c', _IN_SHARES))
   _assert_same(tmp_path / 'run', expected)
 
 

@@ -54,8 +54,9 @@ def test_steps_are_those_of_a_replicated_state(
   tiny_config.update(SETTINGS[settings])
   expected, expected_rows = _run(tiny_config, tiny_encoder, False)
   state, rows = _run(tiny_config, tiny_encoder, True)
-  chex.assert_trees_all_close(rows, expected_rows, rtol=2e-5, atol=1e-6)
-  chex.assert_trees_all_close(state, expected, rtol=2e-5, atol=1e-6)
+  # Fused otherwise, sums differ in their last digits; ReLUs amplify that.
+  chex.assert_trees_all_close(rows, expected_rows, rtol=1e-3, atol=1e-5)
+  chex.assert_trees_all_close(state, expected, rtol=2e-3, atol=2e-4)
   chex.assert_trees_all_equal_shapes_and_dtypes(state, expected)
   assert rows[0]['train/loss'] != rows[-1]['train/loss']
 

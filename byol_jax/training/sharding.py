@@ -158,6 +158,10 @@ class Sharded:
     rows = leaf.size // leaf.shape[-1] if leaf.ndim > 1 else 1
     return leaf.size >= _FEW and rows % (_TILE_ROWS * self._per_host) == 0
 
+  @property
+  def splits_any(self) -> bool:
+    return any(self._flags)
+
   def _part(self, state: state_lib.TrainState) -> tuple[Any, Any]:
     leaves = list(zip(jax.tree.leaves(state), self._flags, strict=True))
     return (
@@ -255,7 +259,7 @@ def create_layout(
     config: ml_collections.ConfigDict, network: network_lib.Network,
     create_abstract_state: Callable[[], state_lib.TrainState], *,
     axis_name: str, num_devices: int, per_host: int) -> Layout:
-  """What `config.shard_state` asks for.
+  """What `config.shard_state` asks for, where there is anything to split.
 
   Args:
     config: of the run.
@@ -265,13 +269,15 @@ def create_layout(
     num_devices: of all hosts.
     per_host: of each host.
   """
+  replicated = Replicated(axis_name)
   if not config.shard_state or per_host == 1:
-    return Replicated(axis_name)
+    return replicated
   state = create_abstract_state()
-  return Sharded(
+  sharded = Sharded(
       state, axis_name=axis_name, num_devices=num_devices, per_host=per_host,
       used_types=network_lib.used_types(
           network, config, state.online_params))
+  return sharded if sharded.splits_any else replicated
 
 
 def local_norms(*trees: Any) -> tuple[Any, ...]:

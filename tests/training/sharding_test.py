@@ -103,6 +103,14 @@ def test_one_device_keeps_all(tiny_config):
   assert isinstance(layout, sharding.Replicated)
 
 
+def test_where_all_kernels_are_small_all_is_replicated(
+    tiny_config, tiny_encoder, monkeypatch):
+  monkeypatch.setattr(sharding, '_FEW', 10**6)
+  tiny_config.shard_state = True
+  layout = setup_lib.set_up(tiny_config, tiny_encoder).layout
+  assert isinstance(layout, sharding.Replicated)
+
+
 @pytest.mark.parametrize('sums', ['cpu', 'accelerator'])
 @pytest.mark.parametrize('per_host', [2, 4])
 def test_scattered_sums(per_host, sums):

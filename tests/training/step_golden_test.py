@@ -91,13 +91,20 @@ def _record():
       lambda updates, state, params: (updates, updates))
 
 
-def _batch(i, dtype):
+def _views(i, dtype):
   pixels = lambda v: (
       GOLDEN[f'view{v}_u8'][i].astype(np.float32) / np.float32(255)
   ).astype(dtype)
-  return {
-      'views': (pixels(1), pixels(2)), 'label': GOLDEN['labels'][i],
-      'index': np.arange(BATCH, dtype=np.int32)}
+  return pixels(1), pixels(2)
+
+
+def _batch(i, dtype, settings):
+  return devices.shard({
+      'views': _views(i, dtype), 'label': GOLDEN['labels'][i],
+      'index': np.arange(BATCH, dtype=np.int32),
+      'settings': tuple(
+          np.full(jax.local_device_count(), settings[k], dtype)
+          for k in ('base', 'weight_decay', 'base_tau'))})
 
 
 @contextlib.contextmanager
@@ -120,13 +127,17 @@ def _lowering(monkeypatch, request):
 
 
 @functools.lru_cache
-def _trajectories(dtype):
-  """Runs everything once; returns what was recorded, by run and step."""
-  network = network_lib.create_network(
+def _network(dtype):
+  return network_lib.create_network(
       _config(dtype), 10, axis_name=devices.AXIS_NAME)
 
+
+@functools.lru_cache
+def _compiled_step(dtype):
+  """For all runs: their settings are arguments."""
+  network = _network(dtype)
+
   def train_step(state, batch):
-    # Settings are arguments, so that all runs share one compiled step.
     base, weight_decay, base_tau = (x[0] for x in batch.pop('settings'))
     learning_rate_fn = schedules.make_learning_rate_fn(
         base_learning_rate=base, batch_size=BATCH, total_steps=TOTAL_STEPS,
@@ -147,21 +158,21 @@ def _trajectories(dtype):
         layout=sharding.Replicated(devices.AXIS_NAME),
         axis_name=devices.AXIS_NAME, seed=0)
 
-  p_train_step = devices.pmap_train_step(train_step)
-  compiled = None
-  recorded = {}
-  for run, settings in RUNS.items():
-    state = _initial_state(network, settings['first'], dtype)
-    for i in range(len(GOLDEN[f'{run}/logs/loss'])):
-      batch = _batch(i, dtype)
-      batch['settings'] = tuple(
-          np.full(jax.local_device_count(), settings[k], dtype)
-          for k in ('base', 'weight_decay', 'base_tau'))
-      batch = devices.shard(batch)
-      if compiled is None:
-        compiled = p_train_step.lower(state, batch).compile(_AS_USERS_DO)
-      state, metrics = compiled(state, batch)
-      recorded[run, i + 1] = jax.device_get((state, metrics))
+  settings = RUNS['single']
+  return devices.pmap_train_step(train_step).lower(
+      _initial_state(network, settings['first'], dtype),
+      _batch(0, dtype, settings)).compile(_AS_USERS_DO)
+
+
+@functools.lru_cache
+def _trajectory(dtype, run):
+  """Takes the steps of a run; returns what was recorded, by step."""
+  settings, recorded = RUNS[run], {}
+  state = _initial_state(_network(dtype), settings['first'], dtype)
+  for i in range(len(GOLDEN[f'{run}/logs/loss'])):
+    state, metrics = _compiled_step(dtype)(
+        state, _batch(i, dtype, settings))
+    recorded[i + 1] = jax.device_get((state, metrics))
   return recorded
 
 
@@ -210,7 +221,7 @@ def _golden(prefix, field, record):
 
 def _check_update(recorded, prefix, run, record, tolerance):
   step = int(GOLDEN[f'{run}/record_steps'][record])
-  state, _ = recorded[run, step]
+  state, _ = recorded[step]
   where = f'{run} after {step}'
   rows = {
       'online_params': (state.online_params, NAMES, ()),
@@ -245,7 +256,7 @@ def _check_batch_stats(state, prefix, run, record, rtol, where):
 
 
 def _check_gradient(recorded, prefix, tolerance):
-  state, _ = recorded['single', 1]
+  state, _ = recorded[1]
   _check(
       state.opt_state[0],
       {k: GOLDEN[f'{prefix}grad0/{k}'] for k in ('l2', 'first8')}, NAMES,
@@ -253,7 +264,7 @@ def _check_gradient(recorded, prefix, tolerance):
 
 
 def _check_logs(recorded, prefix, run, step, rtol):
-  _, metrics = recorded[run, step]
+  _, metrics = recorded[step]
   names = {
       'repr_loss': 'train/loss', 'classif_loss': 'online_probe/train_loss',
       'tau': 'train/tau', 'learning_rate': 'train/learning_rate'}
@@ -286,12 +297,16 @@ FLOAT32 = {
     'single': [FLOAT32_ONCE]}
 
 
+def _runs(*slow):
+  return pytest.mark.parametrize('run', [
+      pytest.param(run, marks=pytest.mark.slow if run in slow else ())
+      for run in RUNS])
+
+
 # float64 is the sharper test of the same run.
-@pytest.mark.parametrize('run', [
-    run if run == 'single' else pytest.param(run, marks=pytest.mark.slow)
-    for run in RUNS])
+@_runs('preset', 'loud')
 def test_updates_in_float32(run):
-  recorded = _trajectories('float32')
+  recorded = _trajectory('float32', run)
   for record, tolerance in enumerate(FLOAT32[run]):
     if tolerance:
       _check_update(recorded, '', run, record, tolerance)
@@ -299,10 +314,10 @@ def test_updates_in_float32(run):
       _check_logs(recorded, '', run, step, tolerance[0])
 
 
-@pytest.mark.parametrize('run', RUNS)
+@_runs('loud')  # of whose settings 'single' is one step
 def test_updates_in_float64(run):
   with _x64():
-    recorded = _trajectories('float64')
+    recorded = _trajectory('float64', run)
     for record in range(len(GOLDEN[f'{run}/record_steps'])):
       _check_update(recorded, 'f64/', run, record, FLOAT64)
     for step in range(1, 1 + len(GOLDEN[f'{run}/logs/loss'])):
@@ -310,23 +325,23 @@ def test_updates_in_float64(run):
 
 
 def test_gradient_in_float32():
-  _check_gradient(_trajectories('float32'), '', FLOAT32_ONCE)
+  _check_gradient(_trajectory('float32', 'single'), '', FLOAT32_ONCE)
 
 
 def test_gradient_in_float64():
   with _x64():
-    _check_gradient(_trajectories('float64'), 'f64/', FLOAT64)
+    _check_gradient(_trajectory('float64', 'single'), 'f64/', FLOAT64)
 
 
 def test_forward():
   network = network_lib.create_network(_config('float32'), 10)
-  batch = _batch(0, 'float32')
+  apply_views = jax.jit(functools.partial(
+      network_lib.apply_views, network, momentum=.9))
+  batch_stats = _initial_state(network, 0, 'float32').online_batch_stats
   for side, suffix in (('online', ''), ('target', '/target')):
-    state = _initial_state(network, 0, 'float32')
-    outputs, _ = jax.jit(functools.partial(
-        network_lib.apply_views, network, momentum=.9))(
-            {'params': _tree(suffix, 'float32'),
-             'batch_stats': state.online_batch_stats}, batch['views'])
+    outputs, _ = apply_views(
+        {'params': _tree(suffix, 'float32'), 'batch_stats': batch_stats},
+        _views(0, 'float32'))
     for view in (1, 2):
       for field in ('projection', 'prediction', 'logits'):
         expected = GOLDEN[f'forward0/{side}/{field}_view{view}']

@@ -17,13 +17,14 @@ class Collective:
     kind: one of `KINDS`.
     count: how often; collectives that XLA has merged count as one.
     result_bytes: of one device's results, over all of them.
-    group_size: devices that take part in each together; None is all.
+    group: devices that take part in each together, of those that several
+      groups have the first; None is all.
   """
 
   kind: str
   count: int
   result_bytes: int
-  group_size: int | None = None
+  group: tuple[int, ...] | None = None
 
 
 def read_collectives(program: hlo.Program) -> list[Collective]:
@@ -36,18 +37,18 @@ def read_collectives(program: hlo.Program) -> list[Collective]:
     program: compiled for one device of several.
 
   Returns:
-    One for each kind and size of group, the largest first.
+    One for each kind and first group, the largest first.
   """
-  totals: dict[tuple[str, int | None], list[int]] = {}
+  totals: dict[tuple[str, tuple[int, ...] | None], list[int]] = {}
   for instruction, times in program.executed():
     kind = instruction.operation.removesuffix('-start')
     if kind in KINDS:
-      total = totals.setdefault((kind, instruction.group_size), [0, 0])
+      total = totals.setdefault((kind, instruction.group), [0, 0])
       total[0] += times
       total[1] += times * _result_bytes(instruction)
   return sorted(
-      (Collective(kind, *total, group_size)
-       for (kind, group_size), total in totals.items()),
+      (Collective(kind, *total, group)
+       for (kind, group), total in totals.items()),
       key=lambda c: -c.result_bytes)
 
 

@@ -63,16 +63,18 @@ def _sent_bytes(
 
   To reduce and hand back B bytes over n chips, each sends 2 (n - 1) / n of B;
   a half of it to do but the one, or the other. Two devices of one chip need
-  no link.
+  no link; where they are in groups of their own, each group sends.
   """
-  devices = collective.group_size or where.num_devices
-  chips = max(1, devices // where.chip.devices)
+  group = collective.group or range(where.num_devices)
+  chips = len({device // where.chip.devices for device in group})
+  groups_of_chip = where.chip.devices * chips // len(group)
   share = (chips - 1) / chips
   size = collective.result_bytes
-  return {
+  sent = {
       'all-reduce': 2 * share * size,
       'all-gather': share * size,
       # Its result is one device's part of what is reduced.
-      'reduce-scatter': share * size * devices,
+      'reduce-scatter': share * size * len(group),
       'all-to-all': share * size,
   }.get(collective.kind, size if chips > 1 else 0)
+  return groups_of_chip * sent

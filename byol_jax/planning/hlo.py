@@ -5,6 +5,8 @@ import dataclasses
 import math
 import re
 
+import numpy as np
+
 _BYTES = {
     'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2,
     's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8, 'c64': 8,
@@ -19,9 +21,11 @@ _CALLED = re.compile(
     r'(?:calls|to_apply|body|condition|branch_computations|'
     r'called_computations|true_computation|false_computation)='
     r'(?:\{([^}]*)\}|(%?[\w.\-]+))')
-# `{{0,1},{2,3}}`, or `[2,2]<=[4]`, of which the second is the size.
+# `{{0,1},{2,3}}`; or `[2,2]<=[4]`, the numbers up to 4 in two rows; or
+# `[2,2]<=[2,2]T(1,0)`, those of an array that is transposed first.
 _GROUPS = re.compile(
-    r'replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\]<=)')
+    r'replica_groups=(?:\{\{([\d,]+)\}'
+    r'|\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 _INTEGER = re.compile(r'= s32\[\](?:\{[^}]*\})? constant\((\d+)\)')
@@ -57,7 +61,7 @@ class Instruction:
     operands: names.
     called: names of computations.
     trips: how often it runs them: of a loop's body more than once.
-    group_size: devices that a collective takes together; None is all.
+    group: the first devices that a collective takes together; None is all.
   """
 
   name: str
@@ -66,7 +70,7 @@ class Instruction:
   operands: tuple[str, ...]
   called: tuple[str, ...]
   trips: int = 1
-  group_size: int | None = None
+  group: tuple[int, ...] | None = None
 
 
 class Program:
@@ -125,7 +129,7 @@ def _read(
             for many, one in _CALLED.findall(line)
             for called in (many or one).split(',')),
       _trips(line, computations) if operation == 'while' else 1,
-      _group_size(line))
+      _first_group(line))
 
 
 def _arrays(shape: str) -> tuple[Array, ...]:
@@ -136,12 +140,21 @@ def _arrays(shape: str) -> tuple[Array, ...]:
       for dtype, dims, layout in _ARRAY.findall(shape) if dtype in _BYTES)
 
 
-def _group_size(line: str) -> int | None:
+def _first_group(line: str) -> tuple[int, ...] | None:
   found = _GROUPS.search(line)
   if not found:
     return None
-  members, size = found.groups()
-  return int(size) if size else len(members.split(','))
+  members, *rows, dims, order = found.groups()
+  if members:
+    return _integers(members)
+  devices = np.arange(math.prod(_integers(dims))).reshape(_integers(dims))
+  if order:
+    devices = devices.transpose(_integers(order))
+  return tuple(devices.reshape([int(n) for n in rows])[0].tolist())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+  return tuple(map(int, text.split(',')))
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:

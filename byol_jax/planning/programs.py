@@ -70,7 +70,9 @@ def to_program(fields: dict[str, Any]) -> Program:
       'refusal': fields['refusal'] and memory_lib.Refusal(**fields['refusal']),
       'memory': fields['memory'] and memory_lib.Memory(**fields['memory']),
       'collectives': tuple(
-          collectives_lib.Collective(**c) for c in fields['collectives'])})
+          collectives_lib.Collective(
+              **c | {'group': c['group'] and tuple(c['group'])})
+          for c in fields['collectives'])})
 
 
 # Of the fields that a run may not change, those that decide what comes into

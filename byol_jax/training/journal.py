@@ -13,6 +13,17 @@ from byol_jax.training import first_step as first_step_lib
 from byol_jax.training import input_wait
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import setup as setup_lib
+from byol_jax.training import sharding
+
+
+def _describe_layout(layout: sharding.Layout) -> str:
+  if isinstance(layout, sharding.Sharded):
+    return (
+        f'{layout.num_split} large arrays in shares over '
+        f'{jax.local_device_count()} devices')
+  return (
+      'all of it on each device: there is but one in this process, or no '
+      'kernel is large enough for config.shard_state')
 
 
 class Journal:
@@ -78,6 +89,8 @@ class Journal:
         f'{config.optimizer}; batch {config.batch_size} over '
         f'{jax.device_count()} {jax.devices()[0].device_kind} device(s)'
         f'{processes}')
+    if config.shard_state:
+      yield f'state: {_describe_layout(setup.layout)}'
     yield (
         f'run: {setup.total_steps} steps, '
         f'{setup.total_steps * config.batch_size / source.num_examples:.2f} '

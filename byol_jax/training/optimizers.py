@@ -130,8 +130,7 @@ def create_optimizer(
     learning_rate_fn: schedules.Schedule,
     norms: Norms = sharding.local_norms,
 ) -> optax.GradientTransformation:
-  """Returns the transform that `config.optimizer` names; `norms`: see `lars`.
-  """
+  """The transform that `config.optimizer` names; for `norms` see `lars`."""
   mask = is_decayed if config.exclude_bias_and_norm else _is_any
   if config.optimizer == 'lars':
     tx = lars(

@@ -1,5 +1,7 @@
 """How the trained part of a state lies on the devices of a host.
 
+A host is a process here: what is said of its devices holds for that process's.
+
 `Replicated`: each device holds all of it, and makes the same update as all
 others. `Sharded`: each of a host's devices holds a share of every large kernel,
 of its momentum and of its target, and updates that alone (ZeRO, 1910.02054;
@@ -23,6 +25,7 @@ import ml_collections
 import optax
 
 from byol_jax import all_reduce
+from byol_jax import config as config_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.training import devices
 from byol_jax.training import state as state_lib
@@ -48,14 +51,13 @@ class Layout(Protocol):
   axes: Any
 
   def split(self, state: state_lib.TrainState) -> Any:
-    """What a mapped step takes, of a whole state on each device of the host."""
+    """Makes a whole state, which it consumes, what a mapped step takes."""
 
   def whole(self, split: Any) -> state_lib.TrainState:
     """The inverse. A step may still take its argument."""
 
   def shapes(self, state: state_lib.TrainState, num_devices: int) -> Any:
-    """Of what `split` gives of such a state, were all devices of one process.
-    """
+    """Of what `split` gives of it, were all devices of one process."""
 
   def map(self, train_step: Callable[..., Any]) -> Callable[..., Any]:
     """A step of states, first argument and first result, as one of splits."""
@@ -159,8 +161,9 @@ class Sharded:
     return leaf.size >= _FEW and rows % (_TILE_ROWS * self._per_host) == 0
 
   @property
-  def splits_any(self) -> bool:
-    return any(self._flags)
+  def num_split(self) -> int:
+    """How many arrays of a state are in shares."""
+    return sum(self._flags)
 
   def _part(self, state: state_lib.TrainState) -> tuple[Any, Any]:
     leaves = list(zip(jax.tree.leaves(state), self._flags, strict=True))
@@ -174,10 +177,15 @@ class Sharded:
         next(shares if is_split else others) for is_split in self._flags)
 
   def split(self, state: state_lib.TrainState) -> tuple[Any, Any]:
+    def cut(x: jax.Array) -> jax.Array:
+      rows = x.reshape(self._per_host, -1, x.shape[-1])
+      share = devices.spread_over_host(rows)
+      # Whoever still has the state would keep all of it on each device.
+      for copy in (x, rows):
+        copy.delete()
+      return share
     shares, others = self._part(state)
-    return tuple(
-        devices.spread_over_host(x.reshape(self._per_host, -1, x.shape[-1]))
-        for x in shares), others
+    return tuple(map(cut, shares)), others
 
   def whole(self, split: tuple[Any, Any]) -> state_lib.TrainState:
     shares, others = split
@@ -242,7 +250,7 @@ class Sharded:
         jnp.sqrt(sum(jax.tree.leaves(tree))) for tree in self._squares(trees))
 
   def _squares(self, trees: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sums of squares of all leaves, by one sum over the host's devices."""
+    """Sums of squares of all leaves, by one gather over the host's devices."""
     squares, treedef = jax.tree.flatten(jax.tree.map(_square, trees))
     flags = jnp.asarray(jax.tree.leaves(tuple(
         jax.tree.map(
@@ -250,8 +258,9 @@ class Sharded:
             self._of_parts(self._is_split, tree), is_leaf=_is_masked)
         for tree in trees)))
     shares = jnp.stack(squares)
-    sums = lax.psum(
-        shares, self._axis_name, axis_index_groups=self._hosts)
+    # Added up in one order on all hosts, which are to make the same update.
+    sums = jnp.sum(lax.all_gather(
+        shares, self._axis_name, axis_index_groups=self._hosts), axis=0)
     return treedef.unflatten(list(jnp.where(flags, sums, shares)))
 
 
@@ -268,16 +277,23 @@ def create_layout(
     axis_name: the mapped axis, whose devices are in the order of their hosts.
     num_devices: of all hosts.
     per_host: of each host.
+
+  Raises:
+    ConfigError: if hosts cannot have equally many.
   """
   replicated = Replicated(axis_name)
   if not config.shard_state or per_host == 1:
     return replicated
+  if num_devices % per_host:
+    raise config_lib.ConfigError(
+        f'config.shard_state: this process has {per_host} of {num_devices} '
+        'devices, expected as many in each process')
   state = create_abstract_state()
   sharded = Sharded(
       state, axis_name=axis_name, num_devices=num_devices, per_host=per_host,
       used_types=network_lib.used_types(
           network, config, state.online_params))
-  return sharded if sharded.splits_any else replicated
+  return sharded if sharded.num_split else replicated
 
 
 def local_norms(*trees: Any) -> tuple[Any, ...]:

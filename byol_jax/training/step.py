@@ -265,8 +265,7 @@ def make_train_step(
     layout: sharding.Layout | None = None,
 ) -> Callable[[state_lib.TrainState, Batch], tuple[
     state_lib.TrainState, Metrics]]:
-  """Binds `train_step` to a configuration; without a layout all is replicated.
-  """
+  """Binds `train_step` to a configuration; by default all is replicated."""
   layout = layout or sharding.Replicated(network.axis_name)
   return layout.map(functools.partial(
       train_step,

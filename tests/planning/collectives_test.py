@@ -73,17 +73,17 @@ def test_merged_collectives_are_one():
   """And those of groups of devices are not those of all."""
   assert _read(_MERGED) == [
       collectives.Collective(
-          'all-reduce', 1, 4 * 2 * 2 * 64 + 2 * 2 * 2 * 32, group_size=2),
+          'all-reduce', 1, 4 * 2 * 2 * 64 + 2 * 2 * 2 * 32, group=(0, 1)),
       collectives.Collective('all-reduce', 1, 4)]
 
 
-@pytest.mark.parametrize('groups, size', [
-    ('{{0,1,2},{3,4,5}}', 3), ('[64,8]<=[512]', 8),
-    ('[2,4]<=[4,2]T(1,0)', 4), ('{}', None)])
-def test_groups_as_xla_writes_them(groups, size):
+@pytest.mark.parametrize('groups, group', [
+    ('{{0,1,2},{3,4,5}}', (0, 1, 2)), ('[64,8]<=[512]', tuple(range(8))),
+    ('[2,4]<=[4,2]T(1,0)', (0, 2, 4, 6)), ('{}', None)])
+def test_groups_as_xla_writes_them(groups, group):
   (found,) = _read(_MERGED.replace('{{0,1},{2,3}}', groups).replace(
       '  %psum.2 = ', '  psum.2 '))
-  assert found.group_size == size
+  assert found.group == group
 
 
 def test_loops_and_fusions():

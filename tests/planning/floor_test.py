@@ -44,8 +44,16 @@ def test_interconnect(kind, sent):
 def test_only_a_group_s_chips_send(kind, sent):
   """Eight devices are four chips of the 256; one's result is an eighth."""
   found = _find('v3:16x16', collectives=(
-      collectives.Collective(kind, 7, 328_000_000, group_size=8),))
+      collectives.Collective(kind, 7, 328_000_000, tuple(range(8))),))
   assert found.interconnect == pytest.approx(sent * 1e-3)
+
+
+def test_both_devices_of_a_chip_send_to_the_other_hosts():
+  """Each is in a group of 64, one of every host."""
+  found = _find('v3:16x16', collectives=(
+      collectives.Collective(
+          'all-reduce', 1, 328_000_000, tuple(range(0, 512, 8))),))
+  assert found.interconnect == pytest.approx(2 * 2 * 63 / 64 * 1e-3)
 
 
 @pytest.mark.parametrize('kind', collectives.KINDS)

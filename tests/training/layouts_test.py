@@ -95,7 +95,6 @@ _IN_SHARES = '''
 import runpy
 from byol_jax.training import sharding
 sharding._FEW, sharding._TILE_ROWS = 64, 1  # small kernels, too
-sharding.Replicated = None  # there is no other way
 runpy.run_module('byol_jax.pretrain', run_name='__main__')
 '''
 
@@ -104,7 +103,18 @@ def test_two_processes_whose_devices_share_a_state(expected, tmp_path):
   """SGD asks for no norm, whose sum would be in another order."""
   _run(tmp_path / 'run', '2x2', '--config.shard_state=True',
        job=('-c', _IN_SHARES))
+  assert 'large arrays in shares over 2 devices' in (
+      tmp_path / 'run.output' / 'process0.out').read_text()
   _assert_same(tmp_path / 'run', expected)
+
+
+@pytest.mark.slow
+def test_compiled_as_users_do(tmp_path, monkeypatch):
+  """Without the suite's flags, whose programs are others."""
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  for layout in ('1x4', '2x2'):
+    _run(tmp_path / layout, layout)
+  _assert_same(tmp_path / '2x2', tmp_path / '1x4')
 
 
 @pytest.mark.slow
@@ -122,12 +132,15 @@ def test_stopped_in_one_process_and_continued_in_four(expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_micro_batches_from_the_compilation_cache(tmp_path):
+@pytest.mark.parametrize('in_shares', [False, True])
+def test_micro_batches_from_the_compilation_cache(tmp_path, in_shares):
   """The second start would hang or crash, see `all_reduce.psum_after`."""
   flags = ['--config.accumulation_steps=4',
-           f'--compilation_cache={tmp_path}/compiled']
+           f'--compilation_cache={tmp_path}/compiled',
+           f'--config.shard_state={in_shares}']
+  kwargs = {'job': ('-c', _IN_SHARES)} if in_shares else {}
   for name, layout in (('cold', '1x4'), ('warm', '1x4'), ('other', '2x2')):
-    _run(tmp_path / name, layout, *flags)
+    _run(tmp_path / name, layout, *flags, **kwargs)
     _assert_same(tmp_path / name, tmp_path / 'cold')
     compiled = set((tmp_path / 'compiled').rglob('*-cache'))
     if name == 'cold':

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from byol_jax import all_reduce
+from byol_jax import config as config_lib
 from byol_jax.networks import network as network_lib
 from byol_jax.planning import ledger
 from byol_jax.training import devices
@@ -64,8 +65,11 @@ def test_steps_are_those_of_a_replicated_state(
 def test_a_device_holds_a_share_of_large_kernels(tiny_config, tiny_encoder):
   tiny_config.shard_state = True
   setup = setup_lib.set_up(tiny_config, tiny_encoder)
-  state = devices.replicate(setup.create_state())
-  shares, others = setup.layout.split(state)
+  whole = devices.replicate(setup.create_state())
+  state = jax.device_get(whole)
+  shares, others = setup.layout.split(whole)
+  # Whoever has the whole state yet, as a loop's callers do, keeps no kernel.
+  assert sum(x.is_deleted() for x in jax.tree.leaves(whole)) == len(shares)
   # Two kernels of either head and the probe's, the two of the target's head,
   # and five momenta; the encoder's has 27 rows, which no four devices share.
   assert len(shares) == 5 + 2 + 5
@@ -103,6 +107,13 @@ def test_one_device_keeps_all(tiny_config):
   assert isinstance(layout, sharding.Replicated)
 
 
+def test_hosts_with_other_numbers_of_devices_are_refused(tiny_config):
+  tiny_config.shard_state = True
+  with pytest.raises(config_lib.ConfigError, match='3 of 8 devices'):
+    sharding.create_layout(
+        tiny_config, None, None, axis_name='batch', num_devices=8, per_host=3)
+
+
 def test_where_all_kernels_are_small_all_is_replicated(
     tiny_config, tiny_encoder, monkeypatch):
   monkeypatch.setattr(sharding, '_FEW', 10**6)
@@ -127,6 +138,38 @@ def test_scattered_sums(per_host, sums):
   expected = x.sum(0).reshape(per_host, -1, 3)
   for i in range(4):
     np.testing.assert_allclose(found[0][i], expected[i % per_host], rtol=1e-6)
+
+
+@pytest.mark.parametrize('per_host', [2, 4])
+def test_shares_of_a_mean_are_over_all_hosts(
+    tiny_config, tiny_encoder, per_host, monkeypatch):
+  """As accelerators have it, by a layout's own groups."""
+  monkeypatch.setattr(
+      all_reduce, 'psum_scatter', all_reduce.psum_scatter_of_xla)
+  tiny_config.shard_state = True
+  state = setup_lib.set_up(tiny_config, tiny_encoder).create_state()
+  layout = sharding.create_layout(
+      tiny_config, network_lib.create_network(tiny_config, 10, tiny_encoder),
+      lambda: state, axis_name='i', num_devices=4, per_host=per_host)
+  rng = np.random.default_rng(0)
+  grads = jax.tree.map(
+      lambda x: rng.random((4, *x.shape), np.float32), state.online_params)
+  found, others = jax.pmap(layout.average, axis_name='i')(
+      grads, [np.arange(4, dtype=np.float32)])
+  np.testing.assert_array_equal(others[0], 1.5)
+
+  def check(mean, expected):
+    for i, part in enumerate(mean):
+      share = expected
+      if part.shape != expected.shape:
+        share = expected.reshape(per_host, -1, part.shape[-1])[i % per_host]
+      np.testing.assert_allclose(part, share, rtol=1e-6)
+
+  jax.tree.map(
+      lambda mean, all_grads: check(mean, all_grads.mean(0)), found, grads)
+  split = [x.shape[1:] for x in jax.tree.leaves(found)]
+  whole = [x.shape for x in jax.tree.leaves(state.online_params)]
+  assert sum(a != b for a, b in zip(split, whole, strict=True)) == 5
 
 
 @pytest.mark.parametrize('per_host', [2, 4])

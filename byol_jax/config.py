@@ -123,7 +123,7 @@ def get_base_config() -> ml_collections.ConfigDict:
   # none | norm (normalisation and ReLU) | block (whole residual blocks). See
   # docs/performance.md for what each costs.
   config.remat = 'none'
-  # Whether each of a host's devices keeps and updates a share of the large
+  # Whether each of a process's devices keeps and updates a share of the large
   # kernels, their momenta and targets, and not all of them; see docs/pods.md.
   config.shard_state = False
 

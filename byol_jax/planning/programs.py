@@ -47,7 +47,7 @@ class Program:
     optimal_seconds: XLA's own estimate of the least time; 0 where it has none
       (for some chips it is negative).
     main_memory_bytes: in main memory alone, see `traffic`.
-    collectives: by kind.
+    collectives: by kind and group.
   """
 
   seconds: float

@@ -22,6 +22,7 @@ from absl import logging
 from etils import epath
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 
@@ -490,9 +491,12 @@ def load_weights(
   there, _, source = restore_workdir(workdir, encoder)
   _check_same_norms(there, config)
   if not source.target_params:  # it had no EMA: its target was itself
+    # Copies, as a step is given each array to do with as it likes.
+    target_params, target_batch_stats = (
+        jax.tree.map(jnp.copy, state_lib.target_parts(tree))
+        for tree in (source.online_params, source.online_batch_stats))
     source = source.replace(
-        target_params=state_lib.target_parts(source.online_params),
-        target_batch_stats=state_lib.target_parts(source.online_batch_stats))
+        target_params=target_params, target_batch_stats=target_batch_stats)
   fields = ('online_params', 'target_params', 'online_batch_stats',
             'target_batch_stats')
   return state.replace(**{

@@ -23,7 +23,7 @@ def _describe_layout(layout: sharding.Layout) -> str:
         f'{jax.local_device_count()} devices')
   return (
       'all of it on each device: there is but one in this process, or no '
-      'kernel is large enough for config.shard_state')
+      'kernel is large enough for config.shard_state and divides over them')
 
 
 class Journal:

@@ -141,6 +141,8 @@ def test_micro_batches_from_the_compilation_cache(tmp_path, in_shares):
   kwargs = {'job': ('-c', _IN_SHARES)} if in_shares else {}
   for name, layout in (('cold', '1x4'), ('warm', '1x4'), ('other', '2x2')):
     _run(tmp_path / name, layout, *flags, **kwargs)
+    said = (tmp_path / f'{name}.output' / 'process0.out').read_text()
+    assert ('large arrays in shares' in said) == in_shares
     _assert_same(tmp_path / name, tmp_path / 'cold')
     compiled = set((tmp_path / 'compiled').rglob('*-cache'))
     if name == 'cold':

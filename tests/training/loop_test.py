@@ -26,6 +26,7 @@ from byol_jax.training import loop
 from byol_jax.training import resume
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import sharding
+from byol_jax.training import state as state_lib
 from byol_jax.training import step as step_lib
 
 
@@ -279,6 +280,24 @@ def test_another_encoder_of_the_same_name(
   with pytest.raises(config_lib.ConfigError) as error:
     loop.pretrain(tiny_config, str(tmp_path), TinyEncoder())
   assert 'encoder.BatchNorm_0' in str(error.value)
+
+
+@pytest.mark.parametrize('shard_state', [False, True])
+def test_init_from_a_run_without_a_target(
+    shard_state, tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """Its online network is both, as arrays of their own."""
+  monkeypatch.setattr(sharding, '_FEW', 64)
+  monkeypatch.setattr(sharding, '_TILE_ROWS', 1)
+  config = tiny_config
+  config.total_steps, config.warmup_steps = 2, 1
+  config.target = 'stop_gradient'
+  source = _pretrain(config, tmp_path / 'a', tiny_encoder)
+  assert not source.target_params
+  config.target, config.init_from = 'ema', str(tmp_path / 'a')
+  config.shard_state, config.base_tau = shard_state, 1.0
+  state = _pretrain(config, tmp_path / 'b', tiny_encoder)
+  _assert_equal(state.target_params, state_lib.target_parts(
+      source.online_params))
 
 
 def test_init_from(tiny_config, tiny_encoder, tmp_path):

@@ -40,9 +40,9 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, replicated_sharding())
 
 
-def spread_over_host(x: jax.Array) -> jax.Array:
-  """Puts row i of [devices, ...] on device i of this process's."""
-  return jax.device_put(x, _sharding(AXIS_NAME))
+def spread_over_host(tree: Any) -> Any:
+  """Puts row i of leaves [devices, ...] on device i of this process's."""
+  return jax.device_put(tree, _sharding(AXIS_NAME))
 
 
 def _global_sharding(*spec: str) -> jax.sharding.NamedSharding:
@@ -108,9 +108,8 @@ def shard(batch: Any) -> Any:
     ValueError: if B is not a multiple of the number of local devices.
   """
   count = jax.local_device_count()
-  split = jax.tree.map(
-      lambda x: np.reshape(x, (count, -1, *x.shape[1:])), batch)
-  return jax.device_put(split, _sharding(AXIS_NAME))
+  return spread_over_host(jax.tree.map(
+      lambda x: np.reshape(x, (count, -1, *x.shape[1:])), batch))
 
 
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
@@ -172,7 +171,7 @@ def ballot(votes: Sequence[float]) -> jax.Array:
   """This process's numbers, to be summed over processes: [devices, K]."""
   rows = np.zeros((jax.local_device_count(), len(votes)), np.float32)
   rows[0] = votes
-  return jax.device_put(rows, _sharding(AXIS_NAME))
+  return spread_over_host(rows)
 
 
 def any_process(flag: bool) -> bool:

@@ -15,6 +15,7 @@ and exports know of none of this.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
 
@@ -166,15 +167,11 @@ class Sharded:
     return sum(self._flags)
 
   def _part(self, state: state_lib.TrainState) -> tuple[Any, Any]:
-    leaves = list(zip(jax.tree.leaves(state), self._flags, strict=True))
-    return (
-        tuple(x for x, is_split in leaves if is_split),
-        tuple(x for x, is_split in leaves if not is_split))
+    return _part(jax.tree.leaves(state), self._flags)
 
   def unite(self, split: tuple[Any, Any]) -> state_lib.TrainState:
-    shares, others = map(iter, split)
     return jax.tree.structure(self._shapes).unflatten(
-        next(shares if is_split else others) for is_split in self._flags)
+        _unite(split, self._flags))
 
   def split(self, state: state_lib.TrainState) -> tuple[Any, Any]:
     def cut(x: jax.Array) -> jax.Array:
@@ -208,10 +205,6 @@ class Sharded:
       return self._part(state), results
     return step
 
-  def _of_parts(self, tree: state_lib.TrainState, params: Any) -> Any:
-    """Of what is said of all parameters, what is of some parts."""
-    return {part: tree.online_params[part] for part in params}
-
   def gather(self, params: Any) -> Any:
     def gather(x: jax.Array, is_split: bool, like: Any, dtype: Any) -> Any:
       if not is_split:
@@ -221,26 +214,22 @@ class Sharded:
           tiled=True)
       return whole.reshape(like.shape).astype(x.dtype)
     return jax.tree.map(
-        gather, params, self._of_parts(self._is_split, params),
-        self._of_parts(self._shapes, params),
-        {part: self._used_types[part] for part in params})
+        gather, params, *(
+            _of_parts(tree, params) for tree in (
+                self._is_split.online_params, self._shapes.online_params,
+                self._used_types)))
 
   def average(self, grads: Any, others: Any) -> tuple[Any, Any]:
     grads, treedef = jax.tree.flatten(grads)
     flags = jax.tree.leaves(self._is_split.online_params)
-    rows = [
-        x.reshape(-1, x.shape[-1])
-        for x, is_split in zip(grads, flags, strict=True) if is_split]
+    large, small = _part(grads, flags)
+    sums = all_reduce.psum_scatter(
+        [x.reshape(-1, x.shape[-1]) for x in large], self._axis_name,
+        self._hosts, self._across)
     count = lax.axis_size(self._axis_name)
-    shares = iter([
-        x / count for x in all_reduce.psum_scatter(
-            rows, self._axis_name, self._hosts, self._across)])
-    kept, others = all_reduce.pmean(
-        ([x for x, is_split in zip(grads, flags, strict=True)
-          if not is_split], others), self._axis_name)
-    kept = iter(kept)
+    small, others = all_reduce.pmean((small, others), self._axis_name)
     return treedef.unflatten(
-        next(shares if is_split else kept) for is_split in flags), others
+        _unite(([x / count for x in sums], small), flags)), others
 
   def norms(self, *trees: Any) -> tuple[Any, ...]:
     return jax.tree.map(jnp.sqrt, self._squares(trees))
@@ -255,7 +244,7 @@ class Sharded:
     flags = jnp.asarray(jax.tree.leaves(tuple(
         jax.tree.map(
             lambda x, is_split: x if _is_masked(x) else is_split, tree,
-            self._of_parts(self._is_split, tree), is_leaf=_is_masked)
+            _of_parts(self._is_split.online_params, tree), is_leaf=_is_masked)
         for tree in trees)))
     shares = jnp.stack(squares)
     # Added up in one order on all hosts, which are to make the same update.
@@ -299,6 +288,25 @@ def create_layout(
 def local_norms(*trees: Any) -> tuple[Any, ...]:
   """The L2 norm f32[] of each leaf, of what a device has of it."""
   return jax.tree.map(lambda x: jnp.sqrt(_square(x)), trees)
+
+
+def _part(
+    leaves: Sequence[Any], flags: Sequence[bool]) -> tuple[Any, Any]:
+  """Those with a flag, and those without."""
+  pairs = list(zip(leaves, flags, strict=True))
+  return tuple(x for x, flag in pairs if flag), tuple(
+      x for x, flag in pairs if not flag)
+
+
+def _unite(parts: tuple[Any, Any], flags: Sequence[bool]) -> list[Any]:
+  """The inverse of `_part`."""
+  flagged, others = map(iter, parts)
+  return [next(flagged if flag else others) for flag in flags]
+
+
+def _of_parts(tree: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+  """Of what is said of all parameters, what is of the parts in `params`."""
+  return {part: tree[part] for part in params}
 
 
 def _square(x: jax.Array) -> jax.Array:

@@ -281,10 +281,10 @@ _AS_USERS_DO = {
     'xla_llvm_disable_expensive_passes': False}
 
 # Of one step: what the original differs from itself by between one and two
-# devices. XLA's Eigen adds up in blocks as large as the processor's caches
-# allow, so which inputs of ReLUs are just above zero depends on the processor:
-# one flips on a Zen 5, and moves the gradients below it by up to 3e-3, and by
-# 3e-2 of an rms. What lies above all ReLUs stays sharp, and float64 all.
+# devices. Rounding depends on the processor, and so does which inputs of ReLUs
+# are just above zero: none flips on a Zen 3 or 4, one on a Zen 5, and moves the
+# gradients below it by up to 3e-3, and by 3e-2 of an rms. What lies above all
+# ReLUs stays sharp, and float64 all.
 FLOAT32_ONCE = (1e-5, 1e-4)
 ONE_FLIP = (1e-2, 1e-1)
 ABOVE_RELUS = ('predictor/linear_1/w', 'classifier/w', 'classifier/b')

@@ -120,8 +120,9 @@ def get_base_config() -> ml_collections.ConfigDict:
   config.batch_statistics = 'per_view'  # per_view | joined
   config.compute_dtype = 'float32'  # float32 | bfloat16, of the encoder
   # What the encoder computes again for its gradient instead of keeping it:
-  # none | norm (normalisation and ReLU) | block (whole residual blocks). See
-  # docs/performance.md for what each costs.
+  # none | norm (normalisation and ReLU) | first_group (all within the residual
+  # blocks of the first group, whose maps are the largest) | block (of all
+  # groups). See docs/performance.md for what each costs.
   config.remat = 'none'
   # Whether each of a process's devices keeps and updates a share of the large
   # kernels, their momenta and targets, and not all of them; see docs/pods.md.
@@ -360,7 +361,7 @@ _CHOICES = {
     'predictor_norm': NORMS,
     'batch_statistics': ('per_view', 'joined'),
     'compute_dtype': ('float32', 'bfloat16'),
-    'remat': ('none', 'norm', 'block'),
+    'remat': ('none', 'norm', 'first_group', 'block'),
     'target': ('ema', 'stop_gradient', 'online'),
     'target_init': ('independent', 'copy'),
     'tau_schedule': ('cosine', 'constant'),

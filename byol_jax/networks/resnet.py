@@ -106,13 +106,14 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
   return primitive.name in convolution.PRODUCTS
 
 
-def _rematerialized(block: type[nn.Module], remat: str) -> type[nn.Module]:
+def _rematerialized(
+    block: type[nn.Module], remat: str, group: int) -> type[nn.Module]:
   """A block that keeps less for its gradient: see `ResNet.remat`.
 
   What devices have averaged is kept in any case: to have it again would take
   the collective again.
   """
-  if remat == 'none':
+  if remat == 'none' or (remat == 'first_group' and group > 0):
     return block
   policies = jax.checkpoint_policies
   policy = policies.save_only_these_names(all_reduce.SUM)
@@ -138,8 +139,9 @@ class ResNet(nn.Module):
     zero_gamma: see `Block`.
     dtype: of the computation; parameters are float32.
     remat: what is computed again for the gradient instead of being kept:
-      `none`, `norm` (all but what convolutions give) or `block` (all within a
-      block).
+      `none`, `norm` (all but what convolutions give), `block` (all within a
+      block) or `first_group` (the same, in the first group alone, whose maps
+      are the largest).
     dilate_last: whether the last group keeps its resolution (stride 1), its
       3x3 convolutions dilated by 2, as for segmentation (MoCo, section 4.2).
     pool: whether to average over positions; if not, the map is returned.
@@ -184,8 +186,8 @@ class ResNet(nn.Module):
     if self.stem == 'imagenet':
       x = pooling.max_pool(x, 3, 2, _pads(3, self.padding))
 
-    make_block = _rematerialized(Block, self.remat)
     for group, num_blocks in enumerate(blocks):
+      make_block = _rematerialized(Block, self.remat, group)
       channels = base * 2**group * (4 if bottleneck else 1)
       if self.channels_per_group:
         channels = round(self.channels_per_group[group] * self.width)

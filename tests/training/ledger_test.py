@@ -50,7 +50,7 @@ def test_collectives_do_not_creep_on_a_cpu(tiny_config):
   assert counts == {'all-gather': 14 + 13 + 14 + 1 + 1, 'all-to-all': 1}
 
 
-@pytest.mark.parametrize('remat', ['norm', 'block'])
+@pytest.mark.parametrize('remat', ['norm', 'first_group', 'block'])
 def test_remat_gives_the_same_gradients(tiny_config, remat):
   """And keeps less: what `jax.vjp` hands from forward to back."""
   # In float64: of float32, small sums of large terms keep few digits.
@@ -82,5 +82,6 @@ def _assert_remat_gives_the_same(tiny_config, remat):
         jnp.ones((4, 32))))(variables['params'])
 
   assert kept('block') < kept('norm') < kept('none')
+  assert kept('block') < kept('first_group') < kept('none')
   chex.assert_trees_all_close(
       gradients(remat), gradients('none'), rtol=1e-9, atol=1e-9)

@@ -167,10 +167,8 @@ def _convolve_for_cpu(
 def _convolve(
     images: jax.Array, kernel: jax.Array, window: _Window, **options: Any
 ) -> jax.Array:
-  """By XLA."""
-  return lax.conv_general_dilated(
-      images, kernel, window.strides, window.padding,
-      dimension_numbers=_NHWC_HWIO, **options)
+  """By XLA; see `_convolution`."""
+  return _convolution.bind(images, kernel, window=window, **options)
 
 
 def _choose_form(shape: Sequence[int], window: _Window) -> str:
@@ -237,8 +235,84 @@ ad.defbilinear(_product, _transpose_rows, _transpose_matrix)
 batching.primitive_batchers[_product] = _map_product
 mlir.register_lowering(_product, mlir.lower_fun(_dot, multiple_results=False))
 
+
+def _convolve_by_xla(
+    images: jax.Array, kernel: jax.Array, *, window: _Window, **options: Any
+) -> jax.Array:
+  return lax.conv_general_dilated(
+      images, kernel, window.strides, window.padding,
+      dimension_numbers=_NHWC_HWIO, **options)
+
+
+def _describe_convolution(
+    images: Any, kernel: Any, *, window: _Window, preferred_element_type: Any,
+    **_: Any) -> jax.core.ShapedArray:
+  dtype = preferred_element_type or jnp.promote_types(
+      images.dtype, kernel.dtype)
+  return jax.core.ShapedArray(
+      (images.shape[0], *window.out_size, kernel.shape[-1]), dtype)
+
+
+def _transpose_images(
+    out: jax.Array, images: Any, kernel: jax.Array, *, window: _Window,
+    **options: Any) -> jax.Array:
+  """Seen from each place of a picture, the kernel is turned by 180 degrees."""
+  if window.strides != (1, 1):
+    # No residual block has one, and the stem's images want no gradient.
+    return jax.linear_transpose(
+        lambda x: _convolve_by_xla(x, kernel, window=window, **options),
+        images.aval)(out)[0]
+  padding = tuple(
+      (size - 1 - low, size - 1 - high) for size, (low, high) in zip(
+          window.kernel_size, window.padding, strict=True))
+  turned = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
+  return _convolve(
+      out, turned,
+      window._replace(padding=padding, out_size=images.aval.shape[1:3]),
+      **options).astype(images.aval.dtype)
+
+
+def _transpose_kernel(
+    out: jax.Array, images: jax.Array, kernel: Any, *, window: _Window,
+    **options: Any) -> jax.Array:
+  """Pictures are a batch of channels; their gradients are the kernel."""
+  padding = tuple(
+      (low, taps + (size - 1) * stride - pixels - low)
+      for taps, size, stride, pixels, (low, _) in zip(
+          window.kernel_size, window.out_size, window.strides,
+          images.shape[1:3], window.padding, strict=True))
+  taps = lax.conv_general_dilated(
+      images.transpose(3, 1, 2, 0), out.transpose(1, 2, 0, 3), (1, 1), padding,
+      rhs_dilation=window.strides, dimension_numbers=_NHWC_HWIO, **options)
+  return taps.transpose(1, 2, 0, 3).astype(kernel.aval.dtype)
+
+
+def _map_convolution(args: Any, axes: Any, **options: Any) -> Any:
+  """Mapped images are more images; a kernel for each is XLA's own affair."""
+  images, kernel = args
+  if axes[1] is None:
+    images = jnp.moveaxis(images, axes[0], 0)
+    out = _convolution.bind(
+        images.reshape(-1, *images.shape[2:]), kernel, **options)
+    return out.reshape(*images.shape[:2], *out.shape[1:]), 0
+  return jax.vmap(functools.partial(_convolve_by_xla, **options), axes)(
+      images, kernel), 0
+
+
+# Its gradients are convolutions of [N, H, W, C] with [KH, KW, C, O], too. XLA
+# for CPUs gives those alone to Eigen; others it turns round first, but not in
+# the body of a loop, as over micro-batches, where they take 40 times as long.
+_convolution = core.Primitive('convolution_in_order')
+_convolution.def_impl(_convolve_by_xla)
+_convolution.def_abstract_eval(_describe_convolution)
+ad.defbilinear(_convolution, _transpose_images, _transpose_kernel)
+batching.primitive_batchers[_convolution] = _map_convolution
+mlir.register_lowering(
+    _convolution, mlir.lower_fun(_convolve_by_xla, multiple_results=False))
+
 # Names of what a convolution, or a dense layer, is traced to.
-PRODUCTS = frozenset(('conv_general_dilated', 'dot_general', _product.name))
+PRODUCTS = frozenset((
+    'conv_general_dilated', 'dot_general', _product.name, _convolution.name))
 
 
 def _as_whole_maps(

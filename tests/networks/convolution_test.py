@@ -5,6 +5,7 @@ import re
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,13 +56,16 @@ def test_equals_lax(shape, padding):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('strides', [(1, 1), (2, 1)])
-def test_rows_and_columns_may_differ(strides):
+@pytest.mark.parametrize(('strides', 'padding'), [
+    ((1, 1), [(0, 2), (3, 1)]), ((2, 1), [(0, 2), (3, 1)]),
+    # More than the kernel sees: gradients leave places out.
+    ((1, 1), [(4, 3), (5, 0)])])
+def test_rows_and_columns_may_differ(strides, padding):
   keys = jax.random.split(jax.random.key(0))
   args = (jax.random.normal(keys[0], (2, 9, 12, 3)),
           jax.random.normal(keys[1], (3, 5, 3, 4)))
   options = dict(
-      window_strides=strides, padding=[(0, 2), (3, 1)],
+      window_strides=strides, padding=padding,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   for a, b in zip(*(
       _with_gradients(functools.partial(conv, **options), args)
@@ -71,8 +75,8 @@ def test_rows_and_columns_may_differ(strides):
 
 
 @pytest.mark.parametrize('shape', [(8, 4, 4, 3, 1), (16, 3, 4, 7, 2)])
-def test_xla_finds_those_of_a_loop_in_order(shape):
-  """Where it does not, it takes 40 times as long: see `_convolution`."""
+def test_gradients_in_a_loop_are_in_order(shape):
+  """Where they are not, XLA is many times slower: see `_convolution`."""
   height, inputs, outputs, kernel, stride = shape
   images, rhs = _args(height, inputs, outputs, kernel)
   conv = functools.partial(
@@ -150,6 +154,64 @@ def test_mapped_over_views_equals_lax(shape):
       *map(mapped, (convolution.conv_general_dilated,
                     lax.conv_general_dilated)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('axes', [(None, 3), (2, 1), (0, 0), (1, None)])
+def test_whatever_is_mapped_equals_lax(axes):
+  args = tuple(
+      x if axis is None else np.stack([x, 2 * x], axis)
+      for x, axis in zip(_args(8, 4, 6, 3), axes, strict=True))
+
+  def mapped(conv):
+    one = functools.partial(
+        conv, window_strides=(1, 1), padding='SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return _with_gradients(jax.vmap(one, axes), args)
+
+  for a, b in zip(
+      *map(mapped, (convolution.conv_general_dilated,
+                    lax.conv_general_dilated)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(8, 4, 4, 3, 1), (16, 3, 4, 7, 2)])
+def test_a_wider_result_has_gradients(shape):
+  """As of `nn.Conv` with a `preferred_element_type`; a wish of lax's own."""
+  height, inputs, outputs, kernel, stride = shape
+  args = [x.astype(jnp.bfloat16) for x in _args(
+      height, inputs, outputs, kernel)]
+  options = dict(
+      window_strides=(stride, stride), padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      preferred_element_type=jnp.float32)
+  ours, theirs = (
+      _with_gradients(functools.partial(conv, **options), args)
+      for conv in (convolution.conv_general_dilated, lax.conv_general_dilated))
+  assert [x.dtype for x in ours] == [jnp.float32, jnp.bfloat16, jnp.bfloat16]
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(
+        a.astype(np.float32), b.astype(np.float32), rtol=1e-2, atol=1e-4)
+
+
+def test_bad_shapes_and_precision_are_those_of_lax():
+  images, rhs = _args(8, 4, 4, 3)
+  options = dict(
+      window_strides=(1, 1), padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  with pytest.raises(ValueError, match='feature'):
+    jax.eval_shape(functools.partial(
+        convolution.conv_general_dilated, **options), images[..., :3], rhs)
+
+  def backward(precision):
+    """The gradient, though it is taken when the context has ended."""
+    with jax.default_matmul_precision('float32'):
+      _, pull_back = jax.vjp(
+          functools.partial(convolution.conv_general_dilated,
+                            precision=precision, **options), images, rhs)
+    return jax.jit(pull_back).lower(images).as_text()
+
+  for precision in (None, ['highest', 'highest']):
+    assert backward(precision).count('HIGHEST') == 4  # two convolutions
 
 
 @pytest.mark.parametrize('shape', [

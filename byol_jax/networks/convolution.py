@@ -19,6 +19,8 @@ gradient), the least of nine:
   back, except where few channels make narrow products.
 * 1x1 kernels. XLA's kernel gradient transposes activations: 10 where a matrix
   product takes 6 (16x16, 64 to 256 channels).
+* Loops, as over micro-batches. XLA's gradients take 5 to 90 times as long in
+  them, whatever the shape: see `_convolution`.
 
 The choice depends on shapes only, so it costs nothing at run time. It is for
 the library that `platforms.keep_convolutions_from_ynnpack` leaves XLA with.
@@ -102,8 +104,9 @@ def conv_general_dilated(
   """Drop-in for `lax.conv_general_dilated`, e.g. for `flax.linen.Conv`.
 
   Equal to it up to rounding, in value and in every derivative. It differs
-  only for plain 2-D NHWC/HWIO convolutions on the CPU backend whose shape
-  `_choose_form` picks out; all others are handed on unchanged.
+  only for plain 2-D NHWC/HWIO convolutions on the CPU backend, in the form
+  that `_choose_form` picks and in how gradients are written; all others are
+  handed on unchanged.
 
   The backend is the default one when the function is traced: to compile for
   another platform ahead of time, trace within `for_any_platform()`.
@@ -305,8 +308,8 @@ def _map_convolution(args: Any, axes: Any, **options: Any) -> Any:
 
 # Its gradients are convolutions of [N, H, W, C] with [KH, KW, C, O], too. XLA
 # for CPUs gives those alone to Eigen; others it turns round first, but not in
-# the body of a loop, as over micro-batches, where an input's gradient takes 5
-# to 20 times as long, and a kernel's 40 to 90.
+# the body of a loop, where an input's gradient then takes 5 to 20 times as
+# long, and a kernel's 40 to 90.
 _convolution = core.Primitive('convolution_in_order')
 _convolution.def_impl(_convolve_by_xla)
 _convolution.def_abstract_eval(_describe_convolution)

@@ -98,7 +98,7 @@ def test_gradients_in_a_loop_are_in_order(shape):
 
 
 def test_small_pictures_become_matrix_products():
-  """Or the test above would compare a thing with itself."""
+  """Or `test_equals_lax` would compare a thing with itself."""
   def primitives(height, kernel, stride):
     conv = functools.partial(
         convolution.conv_general_dilated, window_strides=(stride, stride),
@@ -176,7 +176,7 @@ def test_whatever_is_mapped_equals_lax(axes):
 
 @pytest.mark.parametrize('shape', [(8, 4, 4, 3, 1), (16, 3, 4, 7, 2)])
 def test_a_wider_result_has_gradients(shape):
-  """As of `nn.Conv` with a `preferred_element_type`; a wish of lax's own."""
+  """As of an `nn.Conv` that is given a `preferred_element_type`."""
   height, inputs, outputs, kernel, stride = shape
   args = [x.astype(jnp.bfloat16) for x in _args(
       height, inputs, outputs, kernel)]

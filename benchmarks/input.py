@@ -201,9 +201,10 @@ def _measure(name: str, folder: str, seconds: float) -> float:
   """In this process: images per second, after as long a time to warm up in.
 
   Ours compiles a program for each of a dozen sizes of crops, as they come. All
-  keep their memory, as our jobs do.
+  have large pages and keep their memory, as our jobs do.
   """
   from byol_jax import host_memory
+  host_memory.start_with_large_pages()
   host_memory.keep()
   batches = CONTENDERS[name](folder)
   begin = time.perf_counter()

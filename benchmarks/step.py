@@ -169,9 +169,10 @@ CONTENDERS = {fn.__name__: fn for fn in (ours, xla, torch, torch_last)}
 def _measure(name: str, network: str, seconds: float) -> tuple[float, float]:
   """In this process: images per second of the clock and of CPU time.
 
-  All keep their memory, as our jobs do.
+  All have large pages and keep their memory, as our jobs do.
   """
   from byol_jax import host_memory
+  host_memory.start_with_large_pages()
   host_memory.keep()
   step = CONTENDERS[name](network)
   for _ in range(3):

@@ -110,6 +110,7 @@ def run(
     join: finds other processes, where a job can have them.
   """
   def guarded(argv: Sequence[str]) -> None:
+    host_memory.start_with_large_pages()
     # Imports and tracing make millions of objects that stay: to look through
     # them as often as Python does is a sixth of a start.
     gc.set_threshold(50_000, 20, 20)

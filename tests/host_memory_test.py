@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from byol_jax import host_memory
+
 pytestmark = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), 'mallinfo2'),
     reason='asks glibc 2.33 or newer')
@@ -79,3 +81,80 @@ def test_what_is_free_is_given_back():
   at_once, given_back = map(int, done.stdout.split())
   assert at_once < 4 * 1024  # kB
   assert given_back > 60 * 1024
+
+
+_ANEW = """
+import os, pathlib, sys
+from byol_jax import host_memory
+if 'jax' in sys.argv:
+  sys.modules['jax'] = None
+host_memory._SYSTEM = pathlib.Path(sys.argv[1])
+print(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''), flush=True)
+host_memory.start_with_large_pages()
+print('same command', sys.argv[2:])
+"""
+
+
+def _starts(tmp_path, *arguments, system='always [madvise] never', **kwargs):
+  """The tunables of each start of one process."""
+  (tmp_path / 'enabled').write_text(system)
+  command = {'input': _ANEW} if arguments[0] == '-' else {}
+  done = subprocess.run(
+      [sys.executable, *(['-'] if command else ['-c', _ANEW]),
+       str(tmp_path / 'enabled'), *arguments[len(command):]],
+      env=os.environ | {'GLIBC_TUNABLES': ''} | kwargs,
+      capture_output=True, text=True, check=True, **command)
+  *starts, last = done.stdout.splitlines()
+  assert last == f'same command {list(arguments[len(command):])}'
+  numbers, tunables = zip(*(line.split(' ') for line in starts), strict=True)
+  assert len(set(numbers)) == 1
+  return list(tunables)
+
+
+@pytest.mark.parametrize('given', ['', 'glibc.malloc.tcache_count=9'])
+def test_a_process_starts_anew_once(given, tmp_path):
+  asked = ':'.join(filter(None, (given, 'glibc.malloc.hugetlb=1')))
+  assert _starts(tmp_path, 'a b', '--c', GLIBC_TUNABLES=given) == [given, asked]
+
+
+@pytest.mark.parametrize(('arguments', 'kwargs'), [
+    (('a',), {'system': '[always] madvise never'}),
+    (('a',), {'system': 'always madvise [never]'}),
+    (('a',), {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}),
+    (('jax',), {}),
+    (('-', 'a'), {})])
+def test_or_goes_on_as_it_is(arguments, kwargs, tmp_path):
+  assert _starts(tmp_path, *arguments, **kwargs) == [
+      kwargs.get('GLIBC_TUNABLES', '')]
+
+
+def test_a_system_that_does_not_say(tmp_path, monkeypatch):
+  monkeypatch.setattr(host_memory, '_SYSTEM', tmp_path / 'none')
+  assert not host_memory._given_when_asked()
+
+
+_TOUCH = """
+import ctypes, pathlib, re
+from byol_jax import jobs
+def main(_):
+  libc = ctypes.CDLL(None)
+  libc.malloc.restype = ctypes.c_void_p
+  block = ctypes.c_void_p(libc.malloc(2**27))
+  ctypes.memset(block, 1, 2**27)
+  rollup = pathlib.Path('/proc/self/smaps_rollup').read_text()
+  print(re.search(r'AnonHugePages:\\s+(\\d+)', rollup).group(1))
+jobs.run(main)
+"""
+
+
+@pytest.mark.skipif(
+    not host_memory._given_when_asked()
+    or os.confstr('CS_GNU_LIBC_VERSION') < 'glibc 2.35',
+    reason='asks for a system that gives them, and a glibc that asks')
+def test_jobs_have_large_pages():
+  environment = {
+      k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+  done = subprocess.run(
+      [sys.executable, '-c', _TOUCH], env=environment, capture_output=True,
+      text=True, check=True)
+  assert int(done.stdout) > 2**16  # kB

@@ -20,7 +20,7 @@ gradient), the least of nine:
 * 1x1 kernels. XLA's kernel gradient transposes activations: 10 where a matrix
   product takes 6 (16x16, 64 to 256 channels).
 * Loops, as over micro-batches. XLA's gradients take 5 to 90 times as long in
-  them, whatever the shape: see `_convolution`.
+  them, whatever the shape: see `primitives`.
 
 The choice depends on shapes only, so it costs nothing at run time. It is for
 the library that `platforms.keep_convolutions_from_ynnpack` leaves XLA with.
@@ -35,18 +35,13 @@ import functools
 import itertools
 import math
 from typing import Any
-from typing import NamedTuple
 
 import jax
 from jax import lax
-from jax.extend import core
-from jax.interpreters import ad
-from jax.interpreters import batching
-from jax.interpreters import mlir
 import jax.numpy as jnp
 
-_NHWC_HWIO = lax.ConvDimensionNumbers(
-    lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))
+from byol_jax.networks import primitives
+from byol_jax.networks.primitives import Window
 
 # Gathered patches are kernel-area times as large as the picture. Larger
 # strided kernels (the 7x7 stem) lose more to memory than they gain.
@@ -58,15 +53,6 @@ _MIN_TAP_CHANNELS = 16
 _ANY_PLATFORM = contextvars.ContextVar('any_platform', default=False)
 
 _Multiply = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class _Window(NamedTuple):
-  """Which places of a picture a kernel sees: a pair of each, rows first."""
-
-  kernel_size: tuple[int, int]
-  strides: tuple[int, int]
-  padding: tuple[tuple[int, int], ...]
-  out_size: tuple[int, int]
 
 
 @contextlib.contextmanager
@@ -138,7 +124,7 @@ def _is_plain(
       is_for_cpu()
       and lhs.ndim == 4
       and lax.conv_dimension_numbers(
-          lhs.shape, rhs.shape, dimension_numbers) == _NHWC_HWIO
+          lhs.shape, rhs.shape, dimension_numbers) == primitives.NHWC_HWIO
       and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
       and feature_group_count == batch_group_count == 1)
 
@@ -146,21 +132,21 @@ def _is_plain(
 def _make_window(
     in_size: tuple[int, int], kernel_size: tuple[int, int],
     strides: tuple[int, int], padding: str | Sequence[tuple[int, int]],
-) -> _Window:
+) -> Window:
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(in_size, kernel_size, strides, padding)
   out_size = tuple(
       (size + low + high - kernel) // stride + 1
       for size, (low, high), kernel, stride in zip(
           in_size, padding, kernel_size, strides, strict=True))
-  return _Window(kernel_size, strides, tuple(map(tuple, padding)), out_size)
+  return Window(kernel_size, strides, tuple(map(tuple, padding)), out_size)
 
 
 def _convolve_for_cpu(
-    images: jax.Array, kernel: jax.Array, window: _Window, **options: Any
+    images: jax.Array, kernel: jax.Array, window: Window, **options: Any
 ) -> jax.Array:
   """[N, H, W, C] and [KH, KW, C, O] to [N, H', W', O]."""
-  multiply = functools.partial(_multiply, **options)
+  multiply = functools.partial(primitives.multiply, **options)
   form = _choose_form(images.shape, window)
   if form == 'whole':
     return _as_whole_maps(images, kernel, window, multiply)
@@ -168,17 +154,10 @@ def _convolve_for_cpu(
     return multiply(_patches(images, window), kernel)
   if form == 'taps':
     return _with_gradients_by_tap(images, kernel, window, multiply)
-  return _convolve(images, kernel, window, **options)
+  return primitives.convolve(images, kernel, window, **options)
 
 
-def _convolve(
-    images: jax.Array, kernel: jax.Array, window: _Window, **options: Any
-) -> jax.Array:
-  """By XLA; see `_convolution`."""
-  return _convolution.bind(images, kernel, window=window, **options)
-
-
-def _choose_form(shape: Sequence[int], window: _Window) -> str:
+def _choose_form(shape: Sequence[int], window: Window) -> str:
   """What is fastest on CPU for a picture of such a shape, as measured."""
   kernel_area = math.prod(window.kernel_size)
   out_area = math.prod(window.out_size)
@@ -192,139 +171,8 @@ def _choose_form(shape: Sequence[int], window: _Window) -> str:
   return 'patches' if kernel_area > out_area else 'convolution'
 
 
-def _multiply(
-    images: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
-  """[..., C] times [..., O], whose other axes make C: [..., O]."""
-  return _product.bind(
-      images, kernel.reshape(-1, kernel.shape[-1]), **options)
-
-
-def _dot(rows: jax.Array, matrix: jax.Array, **options: Any) -> jax.Array:
-  out = lax.dot(rows.reshape(-1, rows.shape[-1]), matrix, **options)
-  return out.reshape(*rows.shape[:-1], matrix.shape[1])
-
-
-def _describe_product(
-    rows: Any, matrix: Any, *, preferred_element_type: Any,
-    **_: Any) -> jax.core.ShapedArray:
-  dtype = preferred_element_type or jnp.promote_types(rows.dtype, matrix.dtype)
-  return jax.core.ShapedArray((*rows.shape[:-1], matrix.shape[1]), dtype)
-
-
-def _transpose_rows(
-    out: jax.Array, rows: Any, matrix: jax.Array, **options: Any) -> jax.Array:
-  return _product.bind(out, matrix.T, **options).astype(rows.aval.dtype)
-
-
-def _transpose_matrix(
-    out: jax.Array, rows: jax.Array, matrix: Any, **options: Any) -> jax.Array:
-  contracted = (((0,), (0,)), ((), ()))
-  return lax.dot_general(
-      rows.reshape(-1, rows.shape[-1]), out.reshape(-1, out.shape[-1]),
-      contracted, **options).astype(matrix.aval.dtype)
-
-
-def _map_product(args: Any, axes: Any, **options: Any) -> Any:
-  """Mapped rows are more rows; a matrix for each is an ordinary dot."""
-  rows, matrix = args
-  if axes[1] is None:
-    return _product.bind(jnp.moveaxis(rows, axes[0], 0), matrix, **options), 0
-  return jax.vmap(functools.partial(_dot, **options), axes)(rows, matrix), 0
-
-
-# [..., K] times [K, O]. What `lax.dot` becomes under `jax.vmap` contracts two
-# axes for the matrix's gradient, and XLA then transposes activations in memory:
-# up to 3.5 times the time.
-_product = core.Primitive('rows_times_matrix')
-_product.def_impl(_dot)
-_product.def_abstract_eval(_describe_product)
-ad.defbilinear(_product, _transpose_rows, _transpose_matrix)
-batching.primitive_batchers[_product] = _map_product
-mlir.register_lowering(_product, mlir.lower_fun(_dot, multiple_results=False))
-
-
-def _convolve_by_xla(
-    images: jax.Array, kernel: jax.Array, *, window: _Window, **options: Any
-) -> jax.Array:
-  return lax.conv_general_dilated(
-      images, kernel, window.strides, window.padding,
-      dimension_numbers=_NHWC_HWIO, **options)
-
-
-def _describe_convolution(
-    images: Any, kernel: Any, **options: Any) -> jax.core.ShapedArray:
-  out = jax.eval_shape(
-      functools.partial(_convolve_by_xla, **options), images, kernel)
-  return jax.core.ShapedArray(out.shape, out.dtype)
-
-
-def _transpose_images(
-    out: jax.Array, images: Any, kernel: jax.Array, *, window: _Window,
-    **options: Any) -> jax.Array:
-  """Seen from each place of a picture, the kernel is turned by 180 degrees."""
-  if window.strides != (1, 1):
-    # A dilated convolution, slow in a loop. No residual block has one, and the
-    # stem's images want no gradient.
-    return jax.linear_transpose(
-        lambda x: _convolve_by_xla(x, kernel, window=window, **options),
-        images.aval)(out)[0]
-  padding = tuple(
-      (size - 1 - low, size - 1 - high) for size, (low, high) in zip(
-          window.kernel_size, window.padding, strict=True))
-  turned = lax.rev(kernel.astype(out.dtype), (0, 1)).swapaxes(2, 3)
-  return _convolve(
-      out, turned,
-      window._replace(padding=padding, out_size=images.aval.shape[1:3]),
-      **options).astype(images.aval.dtype)
-
-
-def _transpose_kernel(
-    out: jax.Array, images: jax.Array, kernel: Any, *, window: _Window,
-    **options: Any) -> jax.Array:
-  """Pictures are a batch of channels; their gradients are the kernel."""
-  padding = tuple(
-      (low, taps + (size - 1) * stride - pixels - low)
-      for taps, size, stride, pixels, (low, _) in zip(
-          window.kernel_size, window.out_size, window.strides,
-          images.shape[1:3], window.padding, strict=True))
-  taps = lax.conv_general_dilated(
-      images.astype(out.dtype).transpose(3, 1, 2, 0),
-      out.transpose(1, 2, 0, 3), (1, 1), padding, rhs_dilation=window.strides,
-      dimension_numbers=_NHWC_HWIO, **options)
-  return taps.transpose(1, 2, 0, 3).astype(kernel.aval.dtype)
-
-
-def _map_convolution(args: Any, axes: Any, **options: Any) -> Any:
-  """Mapped images are more images; a kernel for each is XLA's own affair."""
-  images, kernel = args
-  if axes[1] is None:
-    images = jnp.moveaxis(images, axes[0], 0)
-    out = _convolution.bind(
-        images.reshape(-1, *images.shape[2:]), kernel, **options)
-    return out.reshape(*images.shape[:2], *out.shape[1:]), 0
-  return jax.vmap(functools.partial(_convolve_by_xla, **options), axes)(
-      images, kernel), 0
-
-
-# Its gradients are convolutions of [N, H, W, C] with [KH, KW, C, O], too. XLA
-# for CPUs gives those alone to Eigen; others it turns round first, but not in
-# the body of a loop, where an input's gradient then takes 5 to 20 times as
-# long, and a kernel's 40 to 90.
-_convolution = core.Primitive('convolution_in_order')
-_convolution.def_impl(_convolve_by_xla)
-_convolution.def_abstract_eval(_describe_convolution)
-ad.defbilinear(_convolution, _transpose_images, _transpose_kernel)
-batching.primitive_batchers[_convolution] = _map_convolution
-mlir.register_lowering(
-    _convolution, mlir.lower_fun(_convolve_by_xla, multiple_results=False))
-
-# Names of what a convolution, or a dense layer, is traced to.
-PRODUCTS = frozenset((
-    'conv_general_dilated', 'dot_general', _product.name, _convolution.name))
-
-
 def _as_whole_maps(
-    images: jax.Array, kernel: jax.Array, window: _Window, multiply: _Multiply,
+    images: jax.Array, kernel: jax.Array, window: Window, multiply: _Multiply,
 ) -> jax.Array:
   """One product of flattened maps; the matrix says which tap joins which."""
   batch, *in_size, channels = images.shape
@@ -356,15 +204,15 @@ def _as_whole_maps(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _with_gradients_by_tap(
-    images: jax.Array, kernel: jax.Array, window: _Window, multiply: _Multiply,
+    images: jax.Array, kernel: jax.Array, window: Window, multiply: _Multiply,
 ) -> jax.Array:
   """XLA's convolution, whose gradients are products tap by tap."""
-  return _convolve(images, kernel, window, **multiply.keywords)
+  return primitives.convolve(images, kernel, window, **multiply.keywords)
 
 
 @_with_gradients_by_tap.defjvp
 def _jvp_by_tap(
-    window: _Window, multiply: _Multiply, primals: Any, tangents: Any) -> Any:
+    window: Window, multiply: _Multiply, primals: Any, tangents: Any) -> Any:
   images, kernel = primals
   d_images, d_kernel = tangents
   out = _with_gradients_by_tap(images, kernel, window, multiply)
@@ -374,7 +222,7 @@ def _jvp_by_tap(
 
 
 def _tap_by_tap(
-    images: jax.Array, kernel: jax.Array, window: _Window, multiply: _Multiply,
+    images: jax.Array, kernel: jax.Array, window: Window, multiply: _Multiply,
 ) -> jax.Array:
   taps = kernel.reshape(-1, *kernel.shape[2:])
   return sum(
@@ -382,12 +230,12 @@ def _tap_by_tap(
           _shifted(images, window), taps, strict=True))
 
 
-def _patches(images: jax.Array, window: _Window) -> jax.Array:
+def _patches(images: jax.Array, window: Window) -> jax.Array:
   """What the kernel sees at each place, [N, H', W', KH * KW * C]."""
   return lax.concatenate(_shifted(images, window), 3)
 
 
-def _shifted(images: jax.Array, window: _Window) -> list[jax.Array]:
+def _shifted(images: jax.Array, window: Window) -> list[jax.Array]:
   """What each tap of the kernel sees at each place, [N, H', W', C]."""
   if any(low or high for low, high in window.padding):
     zero = jnp.zeros((), images.dtype)

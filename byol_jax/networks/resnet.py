@@ -18,6 +18,7 @@ from byol_jax.networks import convolution
 from byol_jax.networks import initializers
 from byol_jax.networks import normalization as normalization_lib
 from byol_jax.networks import pooling
+from byol_jax.networks import primitives
 
 # Blocks in each of the four groups.
 BASIC_DEPTHS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -103,7 +104,7 @@ class Block(nn.Module):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-  return primitive.name in convolution.PRODUCTS
+  return primitive.name in primitives.PRODUCTS
 
 
 def _rematerialized(

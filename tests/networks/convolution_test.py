@@ -76,7 +76,7 @@ def test_rows_and_columns_may_differ(strides, padding):
 
 @pytest.mark.parametrize('shape', [(8, 4, 4, 3, 1), (16, 3, 4, 7, 2)])
 def test_gradients_in_a_loop_are_in_order(shape):
-  """Where they are not, XLA is many times slower: see `_convolution`."""
+  """Where they are not, XLA is many times slower: see `primitives`."""
   height, inputs, outputs, kernel, stride = shape
   images, rhs = _args(height, inputs, outputs, kernel)
   conv = functools.partial(
@@ -95,6 +95,23 @@ def test_gradients_in_a_loop_are_in_order(shape):
   orders = re.findall(r'dim_labels=([\w>-]+)', text)
   assert len(orders) >= (3 if stride == 1 else 2)
   assert set(orders) == {'b01f_01io->b01f'}
+
+
+def test_a_kernels_gradient_computes_no_picture_again():
+  """In the order of what it transposes, which is far slower than to keep it."""
+  images, rhs = _args(8, 4, 4, 3)
+  conv = functools.partial(
+      convolution.conv_general_dilated, window_strides=(1, 1), padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+  def loss(rhs, images):
+    return (conv(jax.nn.relu(conv(images, rhs)), rhs)**3).sum()
+
+  text = jax.jit(jax.grad(loss)).lower(rhs, images).compile().as_text()
+  computations = [
+      part for part in text.split('\n}\n') if 'dimensions={3,1,2,0}' in part]
+  assert computations
+  assert not any('maximum(' in part for part in computations)
 
 
 def test_small_pictures_become_matrix_products():

@@ -68,11 +68,14 @@ def _taps(
   """
   scale = length.astype(jnp.float32) / size
   location = (jnp.arange(size, dtype=jnp.float32) + 0.5) * scale - 0.5
-  floor = jnp.floor(location)
-  fraction = jnp.round((location - floor) * _KERNEL_STEPS) / _KERNEL_STEPS
+  # Its floor, exactly. Places and weights are computed apart, and location may
+  # be rounded otherwise for either: at a pixel's centre, down for one alone.
+  floor = ((2 * jnp.arange(size) + 1) * length - size) // (2 * size)
+  fraction = location - floor.astype(jnp.float32)
+  fraction = jnp.round(fraction * _KERNEL_STEPS) / _KERNEL_STEPS
   offsets = jnp.arange(-1, 3, dtype=jnp.float32)
   weights = _keys_kernel(jnp.abs(fraction[:, None] - offsets[None]))
-  places = floor.astype(jnp.int32)[:, None] + jnp.arange(-1, 3)[None]
+  places = floor[:, None] + jnp.arange(-1, 3)[None]
   inside = (places >= 0) & (places < length)
   weights = jnp.where(inside, weights, 0.0)
   weights /= jnp.sum(weights, axis=1, keepdims=True)

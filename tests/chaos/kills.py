@@ -14,7 +14,7 @@ from tests.chaos.runs import Survived
 # By moment. Those of a save are right after its folder has appeared.
 _MOMENTS = {'starting': 3, 'saving': 9, 'any moment': 5, 'final evaluation': 3}
 _FINAL = "--config.final_protocols=('knn',)"
-_SHORT_MOMENTS = {'saving': 1, 'any moment': 1}
+_SHORT_MOMENTS = {'saving': 1}
 _SHORT = '--config.total_steps=100'
 
 

@@ -43,9 +43,9 @@ def _run(workdir, layout, *flags, **kwargs):
   assert all('loss' not in out for _, out, _ in done[1:])
 
 
-def _run_and_stop(workdir, layout):
+def _run_and_stop(workdir, layout, *flags, **kwargs):
   """SIGTERM reaches the last process alone, after some step."""
-  with _start(workdir, layout) as started:
+  with _start(workdir, layout, *flags, **kwargs) as started:
     rows = workdir / 'metrics.jsonl'
     while not (rows.exists() and rows.read_text()):
       assert all(process.poll() is None for process in started)
@@ -81,16 +81,6 @@ def expected(tmp_path_factory):
   return workdir
 
 
-def test_stopped_in_two_processes_and_continued_in_one(expected, tmp_path):
-  """One of two is told to stop; both do, after the same step."""
-  step = _run_and_stop(tmp_path / 'run', '2x2')
-  assert 0 < step < 20
-  losses = _losses(tmp_path / 'run')
-  assert losses == _losses(expected)[:len(losses)]
-  _run(tmp_path / 'run', '1x4')
-  _assert_same(tmp_path / 'run', expected)
-
-
 _IN_SHARES = '''
 import runpy
 from byol_jax.training import sharding
@@ -99,12 +89,29 @@ runpy.run_module('byol_jax.pretrain', run_name='__main__')
 '''
 
 
-def test_two_processes_whose_devices_share_a_state(expected, tmp_path):
-  """SGD asks for no norm, whose sum would be in another order."""
-  _run(tmp_path / 'run', '2x2', '--config.shard_state=True',
-       job=('-c', _IN_SHARES))
-  assert 'large arrays in shares over 2 devices' in (
-      tmp_path / 'run.output' / 'process0.out').read_text()
+def _share(in_shares):
+  """Flags and job of a run; SGD asks for no norm, whose order would differ."""
+  return ([f'--config.shard_state={in_shares}'],
+          {'job': ('-c', _IN_SHARES)} if in_shares else {})
+
+
+def _says_that_it_shares(workdir):
+  return 'large arrays in shares over 2 devices' in (
+      workdir.with_name(f'{workdir.name}.output') / 'process0.out').read_text()
+
+
+@pytest.mark.parametrize(
+    'in_shares', [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_stopped_in_two_processes_and_continued_in_one(
+    expected, tmp_path, in_shares):
+  """One of two is told to stop; both do, after the same step."""
+  flags, kwargs = _share(in_shares)
+  step = _run_and_stop(tmp_path / 'run', '2x2', *flags, **kwargs)
+  assert 0 < step < 20
+  assert _says_that_it_shares(tmp_path / 'run') == in_shares
+  losses = _losses(tmp_path / 'run')
+  assert losses == _losses(expected)[:len(losses)]
+  _run(tmp_path / 'run', '1x4', *flags, **kwargs)
   _assert_same(tmp_path / 'run', expected)
 
 
@@ -118,9 +125,12 @@ def test_compiled_as_users_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('layout', ['2x2', '4x1'])
-def test_each_layout_to_its_end(expected, tmp_path, layout):
-  _run(tmp_path / 'run', layout)
+@pytest.mark.parametrize(('layout', 'in_shares'), [
+    ('2x2', False), ('2x2', True), ('4x1', False)])
+def test_each_layout_to_its_end(expected, tmp_path, layout, in_shares):
+  flags, kwargs = _share(in_shares)
+  _run(tmp_path / 'run', layout, *flags, **kwargs)
+  assert _says_that_it_shares(tmp_path / 'run') == in_shares
   _assert_same(tmp_path / 'run', expected)
 
 
@@ -135,10 +145,9 @@ def test_stopped_in_one_process_and_continued_in_four(expected, tmp_path):
 @pytest.mark.parametrize('in_shares', [False, True])
 def test_micro_batches_from_the_compilation_cache(tmp_path, in_shares):
   """The second start would hang or crash, see `all_reduce.psum_after`."""
-  flags = ['--config.accumulation_steps=4',
-           f'--compilation_cache={tmp_path}/compiled',
-           f'--config.shard_state={in_shares}']
-  kwargs = {'job': ('-c', _IN_SHARES)} if in_shares else {}
+  flags, kwargs = _share(in_shares)
+  flags += ['--config.accumulation_steps=4',
+            f'--compilation_cache={tmp_path}/compiled']
   for name, layout in (('cold', '1x4'), ('warm', '1x4'), ('other', '2x2')):
     _run(tmp_path / name, layout, *flags, **kwargs)
     said = (tmp_path / f'{name}.output' / 'process0.out').read_text()

@@ -88,6 +88,10 @@ import os, pathlib, sys
 from byol_jax import host_memory
 if 'jax' in sys.argv:
   sys.modules['jax'] = None
+if 'traced' in sys.argv:
+  sys.settrace(lambda *_: None)
+if 'embedded' in sys.argv:
+  sys.executable = ''
 host_memory._SYSTEM = pathlib.Path(sys.argv[1])
 print(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''), flush=True)
 host_memory.start_with_large_pages()
@@ -122,6 +126,8 @@ def test_a_process_starts_anew_once(given, tmp_path):
     (('a',), {'system': 'always madvise [never]'}),
     (('a',), {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}),
     (('jax',), {}),
+    (('traced',), {}),
+    (('embedded',), {}),
     (('-', 'a'), {})])
 def test_or_goes_on_as_it_is(arguments, kwargs, tmp_path):
   assert _starts(tmp_path, *arguments, **kwargs) == [

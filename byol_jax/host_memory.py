@@ -5,13 +5,14 @@ one is then paid for by page faults: on a CPU the quickstart's step takes 1.22
 times as long for that. But what is never returned grows: compiling leaves 400
 MB, and every save touches a little more of what lies free.
 
-Of blocks beyond 64 MB threads return each in any case, and walk through them in
-pages of 4 kB. In pages of 2 MB a ResNet-18's step takes 0.7 to 0.8 of the time,
-a ResNet-50's 0.8.
+Threads return every block of more than 64 MB in any case, and meet it in pages
+of 4 kB. In pages of 2 MB a ResNet-18's step takes 0.7 to 0.8 of the time, a
+ResNet-50's 0.8.
 """
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -23,7 +24,7 @@ _SETTINGS = {
     'MALLOC_MMAP_MAX_': (-4, 0),
 }
 
-# Has glibc (2.35 or newer) advise the system to give it large pages; read as a
+# Has glibc, from 2.35 on, advise the system to give it large pages; read as a
 # process starts, and never again.
 _LARGE_PAGES = 'glibc.malloc.hugetlb'
 _SYSTEM = pathlib.Path('/sys/kernel/mm/transparent_hugepage/enabled')
@@ -32,28 +33,40 @@ _SYSTEM = pathlib.Path('/sys/kernel/mm/transparent_hugepage/enabled')
 def start_with_large_pages() -> None:
   """Starts this process anew, with the same command, where that gains them.
 
-  It stays the process that it is, by its number and its standard streams.
-  Nothing is done where the system gives large pages unasked, or never; where
-  the environment (GLIBC_TUNABLES) settles it; where JAX is at work already, as
-  in a notebook, or a debugger; or where the program came from the standard
-  input, which is read by now.
+  It stays the process that it is, by its number, its standard streams and its
+  environment. Nothing is done where the system gives large pages unasked, or
+  never; where the environment (GLIBC_TUNABLES) settles it; where JAX is at work
+  already, as in a notebook; under a debugger; or where the program cannot be
+  read again: one that came through a pipe, a session, or another process's
+  child by multiprocessing. An argument such as `<(...)` is read twice, in vain.
   """
   tunables = os.environ.get('GLIBC_TUNABLES', '')
   if (_LARGE_PAGES in tunables or 'jax' in sys.modules or sys.gettrace()
-      or sys.orig_argv[1:2] in ([], ['-']) or not _given_when_asked()):
+      or not _can_start_anew() or not _given_when_asked()):
     return
   os.environ['GLIBC_TUNABLES'] = ':'.join(
       filter(None, (tunables, f'{_LARGE_PAGES}=1')))
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in filter(None, (sys.stdout, sys.stderr)):  # None where closed
+    stream.flush()
   with contextlib.suppress(OSError):  # Python in another program
     os.execv(sys.executable, sys.orig_argv)
 
 
+def _can_start_anew() -> bool:
+  """Whether the program can be read again, and is this process's own."""
+  return (
+      (sys.argv[0] == '-c' or os.path.isfile(sys.argv[0]))
+      and not hasattr(sys, 'ps1')
+      and multiprocessing.parent_process() is None)
+
+
 def _given_when_asked() -> bool:
+  """Whether glibc knows how to ask, and the system then gives."""
   try:
-    return '[madvise]' in _SYSTEM.read_text()
-  except OSError:  # of other systems, or hidden
+    library, version = os.confstr('CS_GNU_LIBC_VERSION').split()
+    return library == 'glibc' and '[madvise]' in _SYSTEM.read_text() and (
+        tuple(map(int, version.split('.')[:2])) >= (2, 35))
+  except (AttributeError, OSError, ValueError):  # of other systems, or hidden
     return False
 
 
@@ -71,7 +84,11 @@ def keep() -> None:
 
 
 def give_back() -> None:
-  """What is free now; takes milliseconds, and page faults afterwards."""
+  """What is free now; takes milliseconds, and page faults afterwards.
+
+  Linux fills large pages again of which some is used: in minutes, much of it is
+  back, up to what the process once had.
+  """
   trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
   if trim is not None:
     trim(0)

@@ -93,23 +93,25 @@ if 'traced' in sys.argv:
 if 'embedded' in sys.argv:
   sys.executable = ''
 host_memory._SYSTEM = pathlib.Path(sys.argv[1])
-print(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''), flush=True)
+print(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''))
 host_memory.start_with_large_pages()
 print('same command', sys.argv[2:])
 """
 
 
-def _starts(tmp_path, *arguments, system='always [madvise] never', **kwargs):
+def _starts(tmp_path, *arguments, system='always [madvise] never', by=('-c',),
+            **kwargs):
   """The tunables of each start of one process."""
   (tmp_path / 'enabled').write_text(system)
-  command = {'input': _ANEW} if arguments[0] == '-' else {}
+  in_time = by[-1] == '-c'
   done = subprocess.run(
-      [sys.executable, *(['-'] if command else ['-c', _ANEW]),
-       str(tmp_path / 'enabled'), *arguments[len(command):]],
-      env=os.environ | {'GLIBC_TUNABLES': ''} | kwargs,
-      capture_output=True, text=True, check=True, **command)
+      [sys.executable, *by, *([_ANEW] if in_time else []),
+       str(tmp_path / 'enabled'), *arguments],
+      env=os.environ | {'GLIBC_TUNABLES': '', 'PYTHONUNBUFFERED': ''} | kwargs,
+      input=None if in_time else _ANEW, capture_output=True, text=True,
+      check=True, timeout=60)
   *starts, last = done.stdout.splitlines()
-  assert last == f'same command {list(arguments[len(command):])}'
+  assert last == f'same command {list(arguments)}'
   numbers, tunables = zip(*(line.split(' ') for line in starts), strict=True)
   assert len(set(numbers)) == 1
   return list(tunables)
@@ -128,10 +130,48 @@ def test_a_process_starts_anew_once(given, tmp_path):
     (('jax',), {}),
     (('traced',), {}),
     (('embedded',), {}),
-    (('-', 'a'), {})])
+    (('a',), {'by': ('-',)}),
+    (('a',), {'by': ('-u', '-')}),
+    (('a',), {'by': ('/dev/stdin',)})])
 def test_or_goes_on_as_it_is(arguments, kwargs, tmp_path):
   assert _starts(tmp_path, *arguments, **kwargs) == [
       kwargs.get('GLIBC_TUNABLES', '')]
+
+
+_CHILD = """
+import multiprocessing, os, sys
+from byol_jax import jobs
+def work():
+  jobs.run(lambda _: print('the job'))
+if __name__ == '__main__':
+  print('the parent', flush=True)
+  child = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+  sys.argv[1:] = []
+  child.start()
+  child.join()
+  sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_a_child_is_not_its_parent(method, tmp_path):
+  (tmp_path / 'program.py').write_text(_CHILD)
+  done = subprocess.run(
+      [sys.executable, str(tmp_path / 'program.py'), method],
+      env=os.environ | {'GLIBC_TUNABLES': ''}, capture_output=True, text=True,
+      timeout=60)
+  assert (done.returncode, done.stdout) == (0, 'the parent\nthe job\n'), done
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-'])
+def test_a_job_whose_output_is_closed(closed, tmp_path):
+  code = 'from byol_jax import jobs; jobs.run(lambda _: open("done", "w"))'
+  subprocess.run(
+      ['bash', '-c', f'"$0" -c "$1" {closed}', sys.executable, code],
+      cwd=tmp_path, check=True, timeout=60,
+      env=os.environ | {'GLIBC_TUNABLES': '',
+                        'PYTHONPATH': os.pathsep.join(sys.path)})
+  assert (tmp_path / 'done').exists()
 
 
 def test_a_system_that_does_not_say(tmp_path, monkeypatch):
@@ -154,13 +194,12 @@ jobs.run(main)
 
 
 @pytest.mark.skipif(
-    not host_memory._given_when_asked()
-    or os.confstr('CS_GNU_LIBC_VERSION') < 'glibc 2.35',
+    not host_memory._given_when_asked(),
     reason='asks for a system that gives them, and a glibc that asks')
 def test_jobs_have_large_pages():
   environment = {
       k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
   done = subprocess.run(
       [sys.executable, '-c', _TOUCH], env=environment, capture_output=True,
-      text=True, check=True)
+      text=True, check=True, timeout=60)
   assert int(done.stdout) > 2**16  # kB

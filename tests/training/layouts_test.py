@@ -101,7 +101,7 @@ def _says_that_it_shares(workdir):
 
 
 @pytest.mark.parametrize(
-    'in_shares', [True, pytest.param(False, marks=pytest.mark.slow)])
+    'in_shares', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_stopped_in_two_processes_and_continued_in_one(
     expected, tmp_path, in_shares):
   """One of two is told to stop; both do, after the same step."""

@@ -92,6 +92,9 @@ if 'traced' in sys.argv:
   sys.settrace(lambda *_: None)
 if 'embedded' in sys.argv:
   sys.executable = ''
+if 'session' in sys.argv:
+  sys.ps1 = '>>> '
+os.confstr = lambda _: os.environ['LIBRARY']
 host_memory._SYSTEM = pathlib.Path(sys.argv[1])
 print(os.getpid(), os.environ.get('GLIBC_TUNABLES', ''))
 host_memory.start_with_large_pages()
@@ -107,7 +110,8 @@ def _starts(tmp_path, *arguments, system='always [madvise] never', by=('-c',),
   done = subprocess.run(
       [sys.executable, *by, *([_ANEW] if in_time else []),
        str(tmp_path / 'enabled'), *arguments],
-      env=os.environ | {'GLIBC_TUNABLES': '', 'PYTHONUNBUFFERED': ''} | kwargs,
+      env=os.environ | {'GLIBC_TUNABLES': '', 'PYTHONUNBUFFERED': '',
+                        'LIBRARY': 'glibc 2.35'} | kwargs,
       input=None if in_time else _ANEW, capture_output=True, text=True,
       check=True, timeout=60)
   *starts, last = done.stdout.splitlines()
@@ -129,6 +133,9 @@ def test_a_process_starts_anew_once(given, tmp_path):
     (('a',), {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}),
     (('jax',), {}),
     (('traced',), {}),
+    (('session',), {}),
+    (('a',), {'LIBRARY': 'glibc 2.34'}),
+    (('a',), {'LIBRARY': ''}),
     (('embedded',), {}),
     (('a',), {'by': ('-',)}),
     (('a',), {'by': ('-u', '-')}),
@@ -140,7 +147,8 @@ def test_or_goes_on_as_it_is(arguments, kwargs, tmp_path):
 
 _CHILD = """
 import multiprocessing, os, sys
-from byol_jax import jobs
+from byol_jax import host_memory, jobs
+host_memory._given_when_asked = lambda: True
 def work():
   jobs.run(lambda _: print('the job'))
 if __name__ == '__main__':
@@ -165,7 +173,11 @@ def test_a_child_is_not_its_parent(method, tmp_path):
 
 @pytest.mark.parametrize('closed', ['>&-', '2>&-'])
 def test_a_job_whose_output_is_closed(closed, tmp_path):
-  code = 'from byol_jax import jobs; jobs.run(lambda _: open("done", "w"))'
+  code = """
+from byol_jax import host_memory, jobs
+host_memory._given_when_asked = lambda: True
+jobs.run(lambda _: open('done', 'w'))
+"""
   subprocess.run(
       ['bash', '-c', f'"$0" -c "$1" {closed}', sys.executable, code],
       cwd=tmp_path, check=True, timeout=60,

@@ -164,10 +164,6 @@ def _compiled_step(dtype):
       _batch(0, dtype, settings)).compile(_AS_USERS_DO)
 
 
-def _num_steps(run):
-  return len(GOLDEN[f'{run}/logs/loss'])
-
-
 @functools.lru_cache
 def _trajectory(dtype, run, num_steps):
   """Takes the first steps of a run; returns what was recorded, by step."""
@@ -306,7 +302,7 @@ FLOAT32 = {
     'single', *(pytest.param(run, marks=pytest.mark.slow)
                 for run in ('preset', 'loud'))])
 def test_updates_in_float32(run):
-  recorded = _trajectory('float32', run, _num_steps(run))
+  recorded = _trajectory('float32', run, len(GOLDEN[f'{run}/logs/loss']))
   for record, tolerance in enumerate(FLOAT32[run]):
     if tolerance:
       _check_update(recorded, '', run, record, tolerance)

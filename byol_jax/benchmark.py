@@ -35,6 +35,7 @@ from ml_collections import config_flags
 
 from byol_jax import compilation_cache
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax import jobs
 
 _WHAT = flags.DEFINE_enum(
@@ -68,7 +69,7 @@ def _measure_frozen(
     config: ml_collections.ConfigDict, what: str) -> dict[str, Any]:
   """Figures of `features` or `linear`, with what they hold for."""
   from byol_jax.evaluation import speed
-  config_lib.validate(config)
+  config_rules.validate(config)
   measure = {
       'features': speed.measure_features, 'linear': speed.measure_linear}[what]
   return {
@@ -82,7 +83,7 @@ def _measure_logistic(config: ml_collections.ConfigDict) -> dict[str, Any]:
   from byol_jax.data import pipeline
   from byol_jax.data import sources
   from byol_jax.evaluation import logistic_speed
-  config_lib.validate(config)
+  config_rules.validate(config)
   source = sources.create_source(config, config.train_split)
   if source.num_classes is None:
     raise config_lib.ConfigError(

@@ -38,6 +38,8 @@ from ml_collections import config_flags
 
 from byol_jax import compilation_cache
 from byol_jax import config as config_lib
+from byol_jax import config_changes
+from byol_jax import config_rules
 from byol_jax import jobs
 from byol_jax import processes
 from byol_jax import stopping
@@ -63,7 +65,7 @@ _FIELDS = (
     'data', 'data_dir', 'train_split', 'valid_split', 'test_split', 'metric',
     'test_image_size', 'test_crop_ratio', 'max_bad_image_share', 'cache_bytes',
     'seed', 'evaluate_batch_size', 'augment.view1.crop_area_range',
-    *(f'{protocol}.' for protocol in config_lib.PROTOCOLS))
+    *(f'{protocol}.' for protocol in config_rules.PROTOCOLS))
 
 
 def take_overrides(argv: list[str]) -> list[str]:
@@ -122,7 +124,7 @@ def check_overridden(
     original: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
   """Raises ConfigError if a field changed that the checkpoint has fixed."""
-  for line in config_lib.differences(original, config):
+  for line in config_changes.differences(original, config):
     name = line.split(':')[0]
     if not any(name == field or (field.endswith('.') and name.startswith(field))
                for field in _FIELDS):
@@ -134,16 +136,16 @@ def check_overridden(
 def _restore(overrides: Sequence[str]) -> tuple[
     ml_collections.ConfigDict, Any, Any]:
   """The config as overridden, the network, and the state."""
-  from byol_jax.training import checkpoint
+  from byol_jax.training import saved_run
   if _CONFIG.value:
     raise config_lib.ConfigError(
         '--config goes with --checkpoint=random; a workdir has its own '
         'config.json, override its fields by --config.FIELD=VALUE')
-  original, network, state = checkpoint.restore_workdir(_CHECKPOINT.value)
+  original, network, state = saved_run.restore(_CHECKPOINT.value)
   config = override(copy.deepcopy(original), overrides)
   check_overridden(original, config)
-  config_lib.validate(
-      config, custom_encoder=config.encoder not in config_lib.ENCODERS)
+  config_rules.validate(
+      config, custom_encoder=config.encoder not in config_rules.ENCODERS)
   return config, network, state
 
 
@@ -160,8 +162,8 @@ def _initialise(overrides: Sequence[str]) -> tuple[
     raise config_lib.ConfigError(
         '--checkpoint=random needs --config=configs/NAME.py')
   config = override(_CONFIG.value, overrides)
-  starts_from_data = config_lib.starts_from_data(config)
-  config_lib.validate(
+  starts_from_data = config_rules.starts_from_data(config)
+  config_rules.validate(
       config, num_devices=jax.device_count() if starts_from_data else 1)
   network = network_lib.create_network(config, None)
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
@@ -174,11 +176,11 @@ def _initialise(overrides: Sequence[str]) -> tuple[
 
 def _check_protocols(names: Sequence[str]) -> None:
   """Raises ConfigError for a name that is none."""
-  wrong = [n for n in names if n not in (*config_lib.PROTOCOLS, 'all')]
+  wrong = [n for n in names if n not in (*config_rules.PROTOCOLS, 'all')]
   if not names or wrong or 'all' in names and len(names) > 1:
     raise config_lib.ConfigError(
         f'--protocol={",".join(names)}: expected all, or some of '
-        f'{", ".join(config_lib.PROTOCOLS)} with commas')
+        f'{", ".join(config_rules.PROTOCOLS)} with commas')
 
 
 def _choose_protocols(
@@ -188,7 +190,7 @@ def _choose_protocols(
   from byol_jax.evaluation import protocols
   if list(names) != ['all']:
     return list(names)
-  chosen = protocols.choose(config_lib.PROTOCOLS, config, sources)
+  chosen = protocols.choose(config_rules.PROTOCOLS, config, sources)
   if not chosen:
     raise config_lib.ConfigError(f'{config.data} allows no protocol')
   return chosen

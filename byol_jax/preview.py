@@ -12,7 +12,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax import jobs
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
   from byol_jax.data import preview_grid
   from byol_jax.data import sources
   config = _CONFIG.value
-  config_lib.validate(config)
+  config_rules.validate(config)
   source = sources.create_source(config, config.train_split)
   picture = preview_grid.create_preview(
       source, config, num_images=_NUM_IMAGES.value)

@@ -27,7 +27,7 @@ from byol_jax.evaluation import protocols
 from byol_jax.evaluation import subject
 from byol_jax.interchange import deepmind_workdir
 from byol_jax.networks import network as network_lib
-from byol_jax.training import checkpoint
+from byol_jax.training import saved_run
 
 _CONFIG = """
     from byol_jax import config as config_lib
@@ -103,7 +103,7 @@ class JobTest(parameterized.TestCase):
     config = config_lib.get_base_config()
     config.encoder = encoder
     with flagsaver.flagsaver(checkpoint='somewhere'), mock.patch.object(
-        checkpoint, 'restore_workdir', return_value=(config, None, None)):
+        saved_run, 'restore', return_value=(config, None, None)):
       return evaluate._restore(overrides)[0]
 
   def test_overrides_of_a_checkpoint_are_validated(self):

@@ -20,6 +20,7 @@ from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import loop
 from byol_jax.training import resume
+from byol_jax.training import saved_run
 from byol_jax.training import setup as setup_lib
 from configs import workdir as workdir_config
 
@@ -53,7 +54,7 @@ def test_what_the_workdir_says(imported):
   assert origin['licence'] == 'CC BY-NC 4.0'
   assert origin['file'] == 'dm_tiny_checkpoint.pkl'
   assert len(origin['sha256']) == 64
-  config, _, state = checkpoint.restore_workdir(imported)
+  config, _, state = saved_run.restore(imported)
   assert workdir_config.get_config(imported).to_dict() == config.to_dict()
   assert config.resnet.padding == 'same'
   assert int(state.step) == 4
@@ -83,7 +84,7 @@ def _one_update(workdir, config):
 
 def test_pretraining_goes_on(imported):
   """With a learning rate of 0, every part of the next update is known."""
-  before = jax.device_get(checkpoint.restore_workdir(imported)[2])
+  before = jax.device_get(saved_run.restore(imported)[2])
   after = _one_update(imported, _resumed(imported, base_learning_rate=0.0))
   assert int(after.step) == 5
   assert int(optax.tree.get(after.opt_state, 'count')) == 5
@@ -115,7 +116,7 @@ def test_pretraining_to_its_end(tmp_path):
   loop.pretrain(
       _resumed(workdir, base_learning_rate=4.0), workdir,
       accept_config_changes=True)
-  after = checkpoint.restore_workdir(workdir)[2]
+  after = saved_run.restore(workdir)[2]
   moved = np.abs(
       after.online_params['projector']['dense1']['kernel']
       - EXPECTED['tree/online_params/projector/linear/w']).max()
@@ -135,7 +136,7 @@ def test_another_number_of_classes(tmp_path, imported):
 
 
 def test_torchvision_cannot_express_it(imported):
-  config, _, _ = checkpoint.restore_workdir(imported)
+  config, _, _ = saved_run.restore(imported)
   with pytest.raises(config_lib.ConfigError, match="padding is 'same'"):
     torch_layout.check_expressible(config)
   config.resnet.padding = 'torch'

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from byol_jax import config as config_lib
+from byol_jax import config_rules
 
 # Below these a figure is a sign of collapse. ResNets of depth 10 to 50, just
 # initialised, have embeddings above 0.3 and projections above 0.75 with batch
@@ -198,7 +198,7 @@ def likely_causes(
 def _small_batch_statistics(
     config: ml_collections.ConfigDict, num_devices: int) -> list[str]:
   """Table 16 has 59.7 with 64 images: less is a risk, if not a cause."""
-  norms = config_lib.norms_in_use(config)
+  norms = config_rules.norms_in_use(config)
   images = config.batch_size // config.accumulation_steps
   what = 'Batch statistics come from'
   if 'batch_local' in norms:
@@ -247,7 +247,7 @@ def _causes_in_target(config: ml_collections.ConfigDict) -> list[str]:
 
 def _causes_in_norms(config: ml_collections.ConfigDict) -> list[str]:
   """Projections that start out nearly one way, and no norm to part them."""
-  if config.encoder not in config_lib.ENCODERS:
+  if config.encoder not in config_rules.ENCODERS:
     return []  # a user's own may have any
   norms = {config.encoder_norm}
   if config.projector.depth > 1:  # its last layer has none

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.evaluation import logistic
+from byol_jax.evaluation import logistic_fit
 
 _SETTINGS = dict(max_iterations=5000, tolerance=1e-3)
 
@@ -51,16 +52,17 @@ def measure(
     relative to the cold fit's.
   """
   features, label = project(batches)
-  problem = logistic.create_problem(features, label, num_classes=num_classes)
+  problem = logistic_fit.create_problem(
+      features, label, num_classes=num_classes)
   strengths = logistic.l2_values()
 
-  def fit_cold() -> list[logistic.Fit]:
-    return [logistic.fit(problem, l2, **_SETTINGS) for l2 in strengths]
+  def fit_cold() -> list[logistic_fit.Fit]:
+    return [logistic_fit.fit(problem, l2, **_SETTINGS) for l2 in strengths]
 
-  def fit_path() -> list[logistic.Fit]:
+  def fit_path() -> list[logistic_fit.Fit]:
     return list(logistic.fit_path(problem, strengths, **_SETTINGS))
 
-  logistic.fit(problem, strengths[0], **_SETTINGS)  # compiles
+  logistic_fit.fit(problem, strengths[0], **_SETTINGS)  # compiles
   secs = {'cold': [], 'path': []}
   for _ in range(windows):
     secs['cold'].append(_time(fit_cold))

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import deepmind
 from byol_jax.interchange import restricted_pickle
 from byol_jax.networks import network as network_lib
@@ -318,7 +319,7 @@ def _state(
   num_classes = params['online_params']['probe', 'bias'].shape[0]
   tx = optimizers.create_optimizer(config, lambda _: 0.0)
   try:
-    config_lib.validate(config)
+    config_rules.validate(config)
     network = network_lib.create_network(config, num_classes)
     like = jax.eval_shape(state_lib.make_create_train_state(
         network, tx, config))

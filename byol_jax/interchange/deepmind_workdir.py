@@ -7,6 +7,7 @@ from etils import epath
 import ml_collections
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import deepmind_checkpoint
 from byol_jax.training import checkpoint
 
@@ -39,7 +40,7 @@ def import_checkpoint(
         f'{workdir} holds checkpoints of a run: take another --output')
   if config is None:
     config = config_lib.get_base_config()
-  config_lib.validate(config)
+  config_rules.validate(config)
   imported = deepmind_checkpoint.read(path, config)
   folder.mkdir(parents=True, exist_ok=True)
   fields = config_lib.to_dict(imported.config)

@@ -98,8 +98,8 @@ def load_encoder(workdir: str, encoder: nn.Module | None = None) -> Encoder:
         step=found.step)
   # An export is read without what trains and saves.
   from byol_jax.evaluation import features
-  from byol_jax.training import checkpoint
-  config, network, state = checkpoint.restore_workdir(workdir, encoder)
+  from byol_jax.training import saved_run
+  config, network, state = saved_run.restore(workdir, encoder)
   return Encoder(
       network, features.online_variables(state),
       image_size=config_lib.test_image_size(config),

@@ -28,6 +28,7 @@ import safetensors
 import safetensors.numpy
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import model_card
 from byol_jax.interchange import pretrained as pretrained_lib
 from byol_jax.networks import network as network_lib
@@ -121,7 +122,7 @@ def read(
         f'{folder} was pretrained with a custom encoder, {config.encoder}: '
         'pass encoder=')
   with _describing(folder):
-    config_lib.validate(config, custom_encoder=_is_custom(config))
+    config_rules.validate(config, custom_encoder=_is_custom(config))
   network = network_lib.create_network(
       config, None, encoder if _is_custom(config) else None)
   leaves = _read_weights(folder / WEIGHTS, facts.get('sha256'))
@@ -180,7 +181,7 @@ def _describing(folder: epath.Path) -> Iterator[None]:
 
 
 def _is_custom(config: Any) -> bool:
-  return config.encoder not in config_lib.ENCODERS
+  return config.encoder not in config_rules.ENCODERS
 
 
 def _encoder_leaves(

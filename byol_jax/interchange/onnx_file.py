@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import model_card
 from byol_jax.interchange import portable
 from byol_jax.interchange import pretrained as pretrained_lib
@@ -38,9 +39,9 @@ ONNX opset {opset}.
 def check(encoder: pretrained_lib.Pretrained) -> None:
   """Raises ConfigError if what makes or checks the file is not installed."""
   _import()
-  if encoder.config.encoder not in config_lib.ENCODERS:
+  if encoder.config.encoder not in config_rules.ENCODERS:
     raise config_lib.ConfigError(
-        f'format onnx is for the encoders {", ".join(config_lib.ENCODERS)}, '
+        f'format onnx is for the encoders {", ".join(config_rules.ENCODERS)}, '
         f'found {encoder.config.encoder!r}; formats flax, stablehlo and '
         'savedmodel can express a module of your own')
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import pretrained as pretrained_lib
 from byol_jax.networks import convolution
 from byol_jax.networks import network as network_lib
@@ -35,7 +36,7 @@ def make_encode(
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """`encode(variables, images f32[B, H, W, C]) -> f32[B, D]`, not compiled."""
   network = encoder.network
-  if encoder.config.encoder in config_lib.ENCODERS:
+  if encoder.config.encoder in config_rules.ENCODERS:
     config = copy.deepcopy(encoder.config)
     config.compute_dtype = 'float32'
     network = network_lib.create_network(config, None)
@@ -53,7 +54,7 @@ def takes_any_size(encoder: pretrained_lib.Pretrained) -> bool:
   With `same`, how much is padded on which side depends on the size.
   """
   return (
-      encoder.config.encoder in config_lib.ENCODERS
+      encoder.config.encoder in config_rules.ENCODERS
       and encoder.config.resnet.padding == 'torch')
 
 

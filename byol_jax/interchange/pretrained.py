@@ -109,8 +109,8 @@ def restore(
   """
   from byol_jax.evaluation import features
   from byol_jax.evaluation import records
-  from byol_jax.training import checkpoint
-  config, network, state = checkpoint.restore_workdir(workdir, encoder)
+  from byol_jax.training import saved_run
+  config, network, state = saved_run.restore(workdir, encoder)
   origin = _read_origin(epath.Path(workdir))
   return create(
       config, network, features.online_variables(state),

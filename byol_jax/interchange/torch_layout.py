@@ -29,6 +29,7 @@ import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.networks import resnet
 from byol_jax.networks import weight_standardization
 
@@ -67,10 +68,10 @@ def embedding_size(config: ml_collections.ConfigDict) -> int:
 def check_expressible(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError, with the reason, for what torchvision cannot build."""
   settings = config.resnet
-  if config.encoder not in config_lib.ENCODERS:
+  if config.encoder not in config_rules.ENCODERS:
     reason = (
         f'config.encoder is {config.encoder!r}, a module of your own; expected '
-        f'one of {", ".join(config_lib.ENCODERS)}')
+        f'one of {", ".join(config_rules.ENCODERS)}')
   elif settings.padding != 'torch':
     reason = (
         f'config.resnet.padding is {settings.padding!r}, and torch pads both '

@@ -8,6 +8,7 @@ from absl import logging
 import ml_collections
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.config import ConfigError
 from byol_jax.planning import datasets
 from byol_jax.planning import isolation
@@ -37,10 +38,10 @@ class Planner:
     Raises:
       ConfigError: if a rule of the config is broken, on any of the slices.
     """
-    config_lib.validate(config)
+    config_rules.validate(config)
     for where in slices:
       try:
-        config_lib.validate(config, num_devices=where.num_devices)
+        config_rules.validate(config, num_devices=where.num_devices)
       except ConfigError as error:
         raise ConfigError(f'on {where.name}: {error}') from error
     self.libtpu = libtpu.version()

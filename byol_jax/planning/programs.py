@@ -14,6 +14,7 @@ from typing import Any
 
 import byol_jax
 from byol_jax import config as config_lib
+from byol_jax import config_changes
 from byol_jax.planning import collectives as collectives_lib
 from byol_jax.planning import memory as memory_lib
 
@@ -100,7 +101,7 @@ def key_of(config: Any, *parts: Any) -> list[Any]:
   fields = {
       name: value
       for name, value in config_lib.flatten(config_lib.to_dict(config)).items()
-      if not config_lib.is_free(name) and not name.startswith(around)}
+      if not config_changes.is_free(name) and not name.startswith(around)}
   versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   return [sorted(fields.items()), versions, _source_digest(), *parts]
 

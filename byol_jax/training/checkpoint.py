@@ -20,10 +20,7 @@ import zlib
 
 from absl import logging
 from etils import epath
-from flax import linen as nn
 import jax
-import jax.numpy as jnp
-import ml_collections
 import orbax.checkpoint as ocp
 
 from byol_jax import config as config_lib
@@ -33,12 +30,9 @@ from byol_jax import host_memory
 from byol_jax import stopping
 from byol_jax import tensorstore_leak
 from byol_jax.data import remote
-from byol_jax.networks import network as network_lib
 from byol_jax.training import agreement
 from byol_jax.training import checksum
 from byol_jax.training import devices
-from byol_jax.training import optimizers
-from byol_jax.training import state as state_lib
 
 # Raised by orbax for files that are missing or not as they were written.
 _DAMAGE = (
@@ -52,7 +46,6 @@ _NOT_THE_FILES = (
 _SAVE_TIMEOUT_SECS = 300
 # Where the run ends there is no later save that might succeed instead.
 _LAST_SAVE_TRIES, _LAST_SAVE_PAUSE_SECS = 30, 10.0
-
 
 
 class DamagedError(config_lib.ConfigError):
@@ -234,11 +227,11 @@ class Checkpoints:
       DamagedError: if the files are cut short or damaged.
     """
     with self._reading(step):
-      saved = _shapes(self._manager.item_metadata(step)['state'])
+      saved = shapes(self._manager.item_metadata(step)['state'])
       if not saved:
         raise KeyError('orbax finds no arrays without its _METADATA')
-    _check_shapes(
-        saved, _shapes(like), f'the checkpoint {self.directory}/{step}')
+    check_shapes(
+        saved, shapes(like), f'the checkpoint {self.directory}/{step}')
     _, expected = self._read_run(step)
     with self._reading(step):
       state = devices.localize(self._manager.restore(
@@ -385,14 +378,14 @@ def _abstract(tree: Any) -> Any:
       tree)
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """By path, with dots: `online_params.encoder.stem_conv.kernel`."""
   return dict(zip(
       checksum.paths(tree), (tuple(x.shape) for x in jax.tree.leaves(tree)),
       strict=True))
 
 
-def _check_shapes(
+def check_shapes(
     theirs: dict[str, tuple[int, ...]], mine: dict[str, tuple[int, ...]],
     what: str,
 ) -> None:
@@ -403,135 +396,3 @@ def _check_shapes(
           f'{what} is of another network: {name} has the shape '
           f'{theirs.get(name, "(not there)")} there and '
           f'{mine.get(name, "(not there)")} here')
-
-
-def check_same_network(
-    saved: dict[str, Any], wanted: dict[str, Any], workdir: str) -> None:
-  """Raises ConfigError, naming the fields, if a checkpoint cannot fit.
-
-  Args:
-    saved: the note of the run that is there.
-    wanted: the note of the run that is to continue it.
-    workdir: of both.
-  """
-  fields = config_lib.network_differences(
-      *(config_lib.from_dict(note['config']) for note in (saved, wanted)))
-  fields += [
-      f'{name}: {saved[name]!r}, {wanted[name]!r}'
-      for name in ('custom_encoder', 'num_classes')
-      if saved[name] != wanted[name]]
-  if fields:
-    raise config_lib.ConfigError(
-        f'{workdir} holds a checkpoint of another network; these fields '
-        f'differ (there, here): {"; ".join(fields)}. Take another --workdir '
-        'or the same fields')
-
-
-def restore_workdir(
-    workdir: str, encoder: nn.Module | None = None
-) -> tuple[ml_collections.ConfigDict, network_lib.Network,
-           state_lib.TrainState]:
-  """Restores the newest checkpoint of a run, for inference.
-
-  Args:
-    workdir: of `byol_jax.pretrain`.
-    encoder: the module the run was given, where it was given one.
-
-  Returns:
-    The run's config, its network without a mapped axis, and its state.
-
-  Raises:
-    ConfigError: if there is no checkpoint, or `encoder` is needed.
-  """
-  if not (epath.Path(workdir) / 'checkpoints').is_dir():
-    raise config_lib.ConfigError(
-        f'no checkpoint in {workdir}: expected the --workdir of a '
-        'byol_jax.pretrain run')
-  made = {}
-
-  def make_like(run: dict[str, Any]) -> state_lib.TrainState:
-    if run['custom_encoder'] and encoder is None:
-      raise config_lib.ConfigError(
-          f'{workdir} was pretrained with a custom encoder, '
-          f'{run["custom_encoder"]}: pass encoder=')
-    config = config_lib.from_dict(run['config'])
-    network = network_lib.create_network(
-        config, run['num_classes'], encoder if run['custom_encoder'] else None)
-    made.update(config=config, network=network)
-    tx = optimizers.create_optimizer(config, lambda _: 0.0)
-    return jax.eval_shape(
-        lambda: state_lib.create_train_state(network, tx, config))
-
-  checkpoints = Checkpoints(workdir)
-  try:
-    restored = checkpoints.restore_newest(make_like)
-    if restored is None:
-      raise config_lib.ConfigError(
-          f'no finished checkpoint in {checkpoints.directory}: let '
-          'byol_jax.pretrain reach its first save')
-    return made['config'], made['network'], restored.state
-  finally:
-    checkpoints.close()
-
-
-def load_weights(
-    state: state_lib.TrainState, config: ml_collections.ConfigDict,
-    encoder: nn.Module | None,
-) -> state_lib.TrainState:
-  """A fresh `state` with the weights and statistics of `config.init_from`.
-
-  The optimizer, the step and the probe start anew; heads and encoder, online
-  and target, come over.
-
-  Raises:
-    ConfigError: if a normalisation, its settings or a parameter's shape is
-      another, naming the first.
-  """
-  workdir = config.init_from
-  there, _, source = restore_workdir(workdir, encoder)
-  _check_same_norms(there, config)
-  if not source.target_params:  # it had no EMA: its target was itself
-    # Copies, as a step is given each array to do with as it likes.
-    target_params, target_batch_stats = (
-        jax.tree.map(jnp.copy, state_lib.target_parts(tree))
-        for tree in (source.online_params, source.online_batch_stats))
-    source = source.replace(
-        target_params=target_params, target_batch_stats=target_batch_stats)
-  fields = ('online_params', 'target_params', 'online_batch_stats',
-            'target_batch_stats')
-  return state.replace(**{
-      field: _take_over(getattr(state, field), getattr(source, field), workdir)
-      for field in fields})
-
-
-def _check_same_norms(
-    there: ml_collections.ConfigDict, here: ml_collections.ConfigDict) -> None:
-  """Parameters of all norms look alike, and mean something else in each."""
-  kinds = ('encoder_norm', 'projector_norm', 'predictor_norm')
-  fields = dict.fromkeys(
-      kinds + config_lib.norm_fields(there) + config_lib.norm_fields(here))
-  for field in fields:
-    theirs, mine = there[field], here[field]
-    # These two differ only in whose statistics they take.
-    if field in kinds and {theirs, mine} == {'batch', 'batch_local'}:
-      continue
-    if theirs != mine:
-      raise config_lib.ConfigError(
-          f'config.{field} is {mine}, and config.init_from={here.init_from} '
-          f'was trained with {theirs}: set the same')
-
-
-def _take_over(
-    mine: dict[str, Any], theirs: dict[str, Any], workdir: str
-) -> dict[str, Any]:
-  """`theirs`, part by part, except for the probe."""
-  taken = {}
-  for part, tree in mine.items():
-    if part == 'probe':
-      taken[part] = tree
-      continue
-    taken[part] = theirs.get(part, {})
-    _check_shapes(
-        _shapes({part: taken[part]}), _shapes({part: tree}),
-        f'config.init_from={workdir}')
-  return taken

@@ -6,8 +6,10 @@ from absl import logging
 import jax
 
 from byol_jax import config as config_lib
+from byol_jax import config_changes
 from byol_jax.training import checkpoint
 from byol_jax.training import devices
+from byol_jax.training import saved_run
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import state as state_lib
 
@@ -51,7 +53,7 @@ def first_state(
   note = first_note(setup)
 
   def make_like(saved: dict[str, Any]) -> state_lib.TrainState:
-    checkpoint.check_same_network(saved, note, workdir)
+    _check_same_network(saved, note, workdir)
     _check_same_run(saved, note, workdir, accept_config_changes)
     return setup.create_abstract_state()
 
@@ -76,8 +78,30 @@ def last_good_state(
 def _initial_state(setup: setup_lib.Setup) -> state_lib.TrainState:
   state = setup.create_state()
   if setup.config.init_from:
-    state = checkpoint.load_weights(state, setup.config, setup.encoder)
+    state = saved_run.load_weights(state, setup.config, setup.encoder)
   return devices.replicate(state)
+
+
+def _check_same_network(
+    saved: dict[str, Any], wanted: dict[str, Any], workdir: str) -> None:
+  """Raises ConfigError, naming the fields, if a checkpoint cannot fit.
+
+  Args:
+    saved: the note of the run that is there.
+    wanted: the note of the run that is to continue it.
+    workdir: of both.
+  """
+  fields = config_changes.network_differences(
+      *(config_lib.from_dict(note['config']) for note in (saved, wanted)))
+  fields += [
+      f'{name}: {saved[name]!r}, {wanted[name]!r}'
+      for name in ('custom_encoder', 'num_classes')
+      if saved[name] != wanted[name]]
+  if fields:
+    raise config_lib.ConfigError(
+        f'{workdir} holds a checkpoint of another network; these fields '
+        f'differ (there, here): {"; ".join(fields)}. Take another --workdir '
+        'or the same fields')
 
 
 def _check_same_run(
@@ -87,8 +111,8 @@ def _check_same_run(
   there, here = (
       config_lib.from_dict(note['config']) for note in (saved, wanted))
   free, bending = [], []
-  for line in config_lib.differences(there, here):
-    is_free = config_lib.is_free(line.split(':')[0])
+  for line in config_changes.differences(there, here):
+    is_free = config_changes.is_free(line.split(':')[0])
     (free if is_free else bending).append(line)
   count = saved.get('num_examples', wanted['num_examples'])
   if count != wanted['num_examples']:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.data import pipeline
 from byol_jax.data import unreadable
 from byol_jax.evaluation import final
@@ -63,7 +64,7 @@ def set_up(
   Raises:
     ConfigError: for whatever can be known to be wrong by now.
   """
-  config_lib.validate(
+  config_rules.validate(
       config, num_devices=jax.device_count(),
       custom_encoder=encoder is not None)
   sources = subject.open_sources(config)

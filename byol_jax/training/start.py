@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import optax
 
-from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.data import examples
 from byol_jax.data import pipeline
 from byol_jax.networks import network as network_lib
@@ -33,7 +33,7 @@ def make_create_first_state(
     source: of the run's examples; None will do where nothing depends on
       them (`config.starts_from_data`).
   """
-  if not config_lib.starts_from_data(config):
+  if not config_rules.starts_from_data(config):
     return state_lib.make_create_train_state(network, tx, config)
   create = state_lib.make_create_train_state(
       network, tx, config, devices.everywhere())

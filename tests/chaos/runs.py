@@ -369,9 +369,9 @@ def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """The newest checkpoint's arrays, by path."""
   import jax
 
-  from byol_jax.training import checkpoint
   from byol_jax.training import checksum
-  _, _, state = checkpoint.restore_workdir(str(workdir))
+  from byol_jax.training import saved_run
+  _, _, state = saved_run.restore(str(workdir))
   return dict(zip(
       checksum.paths(state), map(np.asarray, jax.tree.leaves(state)),
       strict=True))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import config_changes
+from byol_jax import config_rules
 from byol_jax.training import devices
 from byol_jax.training import setup as setup_lib
 from configs import ablations
@@ -24,14 +26,14 @@ REPRESENTATIVE = (
 
 def _changes(config, base):
   """The fields in which `config` is not `base`, but for what people read."""
-  lines = config_lib.differences(config, base)
+  lines = config_changes.differences(config, base)
   return {line.split(':')[0] for line in lines} - {'name', 'published'}
 
 
 @pytest.mark.parametrize('name, base', PAIRS)
 def test_differs_only_in_the_fields_described(name, base):
   config = ablations.get_config(f'{name},{base}')
-  config_lib.validate(config)
+  config_rules.validate(config)
   config_lib.run_length(config, 50_000)
   changes = _changes(config, ablations.BASES[base]())
   # From the text that people read, not from the table.

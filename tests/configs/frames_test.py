@@ -2,7 +2,7 @@
 
 import pytest
 
-from byol_jax import config as config_lib
+from byol_jax import config_rules
 from configs import frames_pretrain
 from configs import frames_segmentation
 
@@ -12,7 +12,7 @@ def test_both_segment_alike():
   pretrain = frames_pretrain.get_config('/frames')
   baseline = frames_segmentation.get_config('/labelled')
   for config in (pretrain, baseline):
-    config_lib.validate(config, num_devices=8)
+    config_rules.validate(config, num_devices=8)
   assert pretrain.segmentation.to_dict() == baseline.segmentation.to_dict()
   assert pretrain.encoder == baseline.encoder
   assert (pretrain.data, baseline.data) == ('folder:/frames',

@@ -4,6 +4,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.data import transfer_presets
 
 _HELD = [name for name, p in transfer_presets.PRESETS.items() if p.tfds]
@@ -22,7 +23,7 @@ def test_tfds_holds_it(name):
   config = config_lib.get_base_config()
   for field, value in fields.items():
     config_lib.set_field(config, field, value)
-  config_lib.validate(config)
+  config_rules.validate(config)
 
 
 def test_train_and_valid_share_a_split_where_tfds_has_but_one():

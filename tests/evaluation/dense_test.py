@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.data import arrays
 from byol_jax.data import dense_scenes
 from byol_jax.evaluation import dense
@@ -58,7 +59,7 @@ def config(tiny_config, patches):
       num_steps=12, batch_size=8, learning_rates=(0.02,), scale=0.5,
       crop_height=16, crop_width=24, head_channels=(16, 8),
       evaluate_batch_size=8)
-  config_lib.validate(tiny_config)
+  config_rules.validate(tiny_config)
   return tiny_config
 
 
@@ -270,7 +271,7 @@ def test_one_image_is_enough_where_nothing_is_chosen(config, tmp_path):
 def test_bad_settings(config, field, value):
   config_lib.set_field(config, field, value)
   with pytest.raises(config_lib.ConfigError, match=f'config.{field} is'):
-    config_lib.validate(config)
+    config_rules.validate(config)
 
 
 def test_learning_rate_drops_twice():

@@ -11,6 +11,7 @@ from sklearn import linear_model
 from byol_jax import config as config_lib
 from byol_jax.evaluation import accuracy
 from byol_jax.evaluation import logistic
+from byol_jax.evaluation import logistic_fit
 
 _SETTINGS = dict(max_iterations=1000, tolerance=1e-4)
 
@@ -61,7 +62,7 @@ def _reference(x, label, l2, test):
   return model, model.decision_function(test - mean)
 
 
-_softmax = functools.partial(logistic.create_problem, num_classes=3)
+_softmax = functools.partial(logistic_fit.create_problem, num_classes=3)
 
 
 class FitTest(parameterized.TestCase):
@@ -69,13 +70,13 @@ class FitTest(parameterized.TestCase):
   @parameterized.parameters(1e-3, 1.0, 1e3)
   def test_equals_scikit_learn(self, l2):
     x, label = _draw()
-    fit = logistic.fit(_softmax(x, label), l2, **_SETTINGS)
+    fit = logistic_fit.fit(_softmax(x, label), l2, **_SETTINGS)
     self.assertTrue(fit.converged)
     test, _ = _draw(seed=1)
     reference, expected = _reference(x, label, l2, test)
     # Biases are free up to a constant; probabilities are not.
     np.testing.assert_allclose(
-        special.softmax(logistic.compute_logits(fit.params, test), axis=1),
+        special.softmax(logistic_fit.compute_logits(fit.params, test), axis=1),
         special.softmax(expected, axis=1), atol=1e-3)
     np.testing.assert_allclose(
         fit.params['kernel'], reference.coef_.T,
@@ -92,11 +93,11 @@ class FitTest(parameterized.TestCase):
     self._check(*_draw_multilabel(), l2, 'sigmoid', 4)
 
   def _check(self, x, target, l2, loss, classes):
-    problem = logistic.create_problem(
+    problem = logistic_fit.create_problem(
         x, target, num_classes=classes, loss=loss)
-    fit = logistic.fit(problem, l2, **_SETTINGS)
+    fit = logistic_fit.fit(problem, l2, **_SETTINGS)
     self.assertTrue(fit.converged)
-    zero = logistic.Fit(logistic.zeros(problem), l2, 0, False, 0.0, 0.0)
+    zero = logistic_fit.Fit(logistic_fit.zeros(problem), l2, 0, False, 0.0, 0.0)
     begin, end = (_gradient(x, target, f, loss) for f in (zero, fit))
     for first, last in zip(begin[:2], end[:2], strict=True):
       self.assertLess(
@@ -105,9 +106,9 @@ class FitTest(parameterized.TestCase):
 
   def test_several_labels_equal_one_against_the_rest(self):
     x, target = _draw_multilabel()
-    problem = logistic.create_problem(
+    problem = logistic_fit.create_problem(
         x, target, num_classes=4, loss='sigmoid')
-    fit = logistic.fit(problem, 0.5, **_SETTINGS)
+    fit = logistic_fit.fit(problem, 0.5, **_SETTINGS)
     for c in range(4):
       known = target[:, c] >= 0
       reference, expected = _reference(
@@ -116,12 +117,12 @@ class FitTest(parameterized.TestCase):
           fit.params['kernel'][:, c], reference.coef_[0],
           atol=2e-3 * np.abs(reference.coef_).max())
       np.testing.assert_allclose(
-          logistic.compute_logits(fit.params, x)[:, c], expected, atol=1e-2)
+          logistic_fit.compute_logits(fit.params, x)[:, c], expected, atol=1e-2)
 
   def test_a_strong_penalty_leaves_the_share_of_each_class(self):
     x, label = _draw()
-    fit = logistic.fit(_softmax(x, label), 1e8, **_SETTINGS)
-    p = special.softmax(logistic.compute_logits(fit.params, x), axis=1)
+    fit = logistic_fit.fit(_softmax(x, label), 1e8, **_SETTINGS)
+    p = special.softmax(logistic_fit.compute_logits(fit.params, x), axis=1)
     np.testing.assert_allclose(
         p, np.broadcast_to(np.bincount(label) / len(label), p.shape),
         atol=1e-3)
@@ -129,15 +130,15 @@ class FitTest(parameterized.TestCase):
   def test_more_dimensions_than_examples_and_dead_ones(self):
     x, label = _draw(count=20, size=40)
     x[:, 5] = 2.0
-    fit = logistic.fit(_softmax(x, label), 1e-3, **_SETTINGS)
+    fit = logistic_fit.fit(_softmax(x, label), 1e-3, **_SETTINGS)
     self.assertTrue(fit.converged)
     np.testing.assert_allclose(fit.params['kernel'][5], 0, atol=1e-4)
-    logits = logistic.compute_logits(fit.params, x)
+    logits = logistic_fit.compute_logits(fit.params, x)
     np.testing.assert_array_equal(np.argmax(logits, axis=1), label)
 
   def test_says_that_it_has_not_converged(self):
     with self.assertLogs(level='WARNING') as logs:
-      fit = logistic.fit(
+      fit = logistic_fit.fit(
           _softmax(*_draw()), 1e-3, max_iterations=2, tolerance=1e-4)
     self.assertFalse(fit.converged)
     self.assertEqual(fit.iterations, 2)
@@ -179,7 +180,7 @@ class PathTest(parameterized.TestCase):
     problem = _softmax(*_draw(noise=noise))
     strengths = logistic.l2_values()
     path = list(logistic.fit_path(problem, strengths, **_SETTINGS))
-    cold = [logistic.fit(problem, l2, **_SETTINGS) for l2 in strengths]
+    cold = [logistic_fit.fit(problem, l2, **_SETTINGS) for l2 in strengths]
     self.assertTrue(all(f.converged for f in [*path, *cold]))
     np.testing.assert_allclose(
         [f.objective for f in path], [f.objective for f in cold], rtol=1e-5)

@@ -70,13 +70,13 @@ def test_says_where_an_import_comes_from(tmp_path, create_encoder):
     ('other.json', '', pretrained.UNKNOWN_LICENCE)])
 def test_the_licence_of_a_workdir(
     name, licence, expected, tmp_path, tiny_config, monkeypatch):
-  from byol_jax.training import checkpoint
+  from byol_jax.training import saved_run
 
   class State:
     step, online_params, online_batch_stats = 5, {}, {}
 
   monkeypatch.setattr(
-      checkpoint, 'restore_workdir', lambda *_: (tiny_config, None, State))
+      saved_run, 'restore', lambda *_: (tiny_config, None, State))
   (tmp_path / name).write_text('{"licence": "CC BY-NC 4.0"}')
   encoder = pretrained.restore(tmp_path, licence=licence)
   assert encoder.licence == expected

@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.interchange import pretrained
 from byol_jax.interchange import torch_folder
 from byol_jax.interchange import torch_layout
@@ -376,7 +377,7 @@ def _run_readme(folder, monkeypatch):
 
 
 @pytest.mark.parametrize('encoder, norm, settings', [
-    *(('resnet10', norm, {}) for norm in config_lib.NORMS),
+    *(('resnet10', norm, {}) for norm in config_rules.NORMS),
     ('resnet10', 'batch', {'stem': 'cifar'}),
     ('resnet10', 'group_ws', {'stem': 'stride2'}),
     ('resnet50', 'batch', {}),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.networks import affine_init
 from byol_jax.networks import network as network_lib
 from byol_jax.networks import normalization
@@ -17,7 +18,7 @@ CHANNELS = 8
 GROUPS = 4
 EPSILON = 1e-5
 SHAPES = {'encoder': (8, 3, 5, CHANNELS), 'projector': (8, CHANNELS)}
-NORMS = [norm for norm in config_lib.NORMS if norm != 'affine_init']
+NORMS = [norm for norm in config_rules.NORMS if norm != 'affine_init']
 
 
 def _create(norm, part, axis_name=None):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.networks import network as network_lib
 from byol_jax.networks import weight_standardization
 from byol_jax.training import optimizers
@@ -121,7 +122,7 @@ def _config():
   config.encoder_norm = config.projector_norm = 'group_ws'
   config.predictor_norm = 'group_ws'
   config.batch_size = 8
-  config_lib.validate(config)
+  config_rules.validate(config)
   return config
 
 

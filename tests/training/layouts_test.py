@@ -12,7 +12,7 @@ import chex
 import pytest
 
 from byol_jax import stopping
-from byol_jax.training import checkpoint
+from byol_jax.training import saved_run
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def _assert_same(workdir, other):
   losses = _losses(workdir)
   assert len(set(losses)) == 20
   assert losses == _losses(other)
-  a, b = (checkpoint.restore_workdir(str(path))[2] for path in (workdir, other))
+  a, b = (saved_run.restore(str(path))[2] for path in (workdir, other))
   assert a.step == b.step == 20
   chex.assert_trees_all_equal(a, b)
 

@@ -24,6 +24,7 @@ from byol_jax.training import checkpoint
 from byol_jax.training import devices
 from byol_jax.training import loop
 from byol_jax.training import resume
+from byol_jax.training import saved_run
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import sharding
 from byol_jax.training import state as state_lib
@@ -31,7 +32,7 @@ from byol_jax.training import step as step_lib
 
 
 def _state(workdir, encoder):
-  return checkpoint.restore_workdir(str(workdir), encoder)[2]
+  return saved_run.restore(str(workdir), encoder)[2]
 
 
 def _rows(workdir):
@@ -218,6 +219,8 @@ def test_the_host_reads_nothing_but_the_previous_metrics(
         counted, checkpoints, str(tmp_path), resume.first_note(setup), 0.0,
     ).run(state)
   checkpoints.close()
+  # The views that are shown, once.
+  assert fetched.pop(1)[0] == 2
   # Step n is fetched once n + 1 is dispatched; the last one at the end.
   assert [n for n, _ in fetched] == [2, 3, 4, 5, 6, 7, 8, 8]
   for _, tree in fetched:
@@ -306,7 +309,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   source = _pretrain(config, tmp_path / 'a', tiny_encoder)
   config.init_from = str(tmp_path / 'a')
   setup = setup_lib.set_up(config, tiny_encoder)
-  state = checkpoint.load_weights(setup.create_state(), config, tiny_encoder)
+  state = saved_run.load_weights(setup.create_state(), config, tiny_encoder)
   assert int(state.step) == 0
   _assert_equal(state.target_params, source.target_params)
   _assert_equal(state.online_batch_stats, source.online_batch_stats)
@@ -316,7 +319,7 @@ def test_init_from(tiny_config, tiny_encoder, tmp_path):
   _assert_equal(state.online_params['probe'], fresh)
   config.target = 'stop_gradient'
   without_target = setup_lib.set_up(config, tiny_encoder)
-  assert not checkpoint.load_weights(
+  assert not saved_run.load_weights(
       without_target.create_state(), config, tiny_encoder).target_params
   # Parameters of the same shapes, which would mean something else.
   config.projector_norm = 'layer'

@@ -13,8 +13,8 @@ from byol_jax.data import pipeline
 from byol_jax.data import sources
 from byol_jax.networks import affine_init
 from byol_jax.networks import network as network_lib
-from byol_jax.training import checkpoint
 from byol_jax.training import loop
+from byol_jax.training import saved_run
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import start
 from byol_jax.training import state as state_lib
@@ -143,7 +143,7 @@ def test_a_run_with_it_trains_evaluates_and_loads(
   config.final_protocols = ('knn',)
   loop.pretrain(config, str(tmp_path))
   assert 'random init' in capsys.readouterr().out
-  _, network, state = checkpoint.restore_workdir(str(tmp_path))
+  _, network, state = saved_run.restore(str(tmp_path))
   assert int(state.step) == 2
   first = setup_lib.set_up(config).create_state()
   moved = jax.tree.map(

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import config_rules
 from byol_jax.data import examples
 from byol_jax.evaluation import selection
 from byol_jax.evaluation import subject as subject_lib
@@ -132,7 +133,7 @@ def maps(
     sources: to learn from and to measure on.
     kind: of the maps, `label` or `depth`.
   """
-  if config.encoder not in config_lib.ENCODERS:
+  if config.encoder not in config_rules.ENCODERS:
     raise config_lib.ConfigError(
         f'{protocol} needs feature maps, and the encoder {config.encoder} is '
         'not one of ours, which have them before pooling')

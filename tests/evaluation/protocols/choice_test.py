@@ -17,7 +17,7 @@ from byol_jax.data import examples
 from byol_jax.evaluation import classifier
 from byol_jax.evaluation import features
 from byol_jax.evaluation import linear as linear_lib
-from byol_jax.evaluation import logistic as logistic_lib
+from byol_jax.evaluation import logistic_fit
 from byol_jax.evaluation import progress
 from byol_jax.evaluation import resumable
 from byol_jax.evaluation import selection
@@ -236,12 +236,12 @@ def test_logistic(config, monkeypatch, has_valid):
   def fit(problem, l2, init=None, **options):
     fits.append((problem, round(l2)))
     bias = np.eye(3, dtype=np.float32)[strengths.index(round(l2))]
-    return logistic_lib.Fit(
+    return logistic_fit.Fit(
         {'kernel': np.zeros((1, 3), np.float32), 'bias': bias}, l2, 1, True,
         0.0, 0.0)
 
-  monkeypatch.setattr(logistic_lib, 'create_problem', create_problem)
-  monkeypatch.setattr(logistic_lib, 'fit', fit)
+  monkeypatch.setattr(logistic_fit, 'create_problem', create_problem)
+  monkeypatch.setattr(logistic_fit, 'fit', fit)
   metrics = dict(logistic.run(subject))
   assert metrics == {
       'logistic/test_top1': 0.0, 'logistic/valid_top1': 1.0,

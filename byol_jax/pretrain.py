@@ -17,6 +17,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from byol_jax import compilation_cache
+from byol_jax import config_rules
 from byol_jax import jobs
 from byol_jax import processes
 
@@ -44,6 +45,8 @@ def pretrain(
 
 
 def main(_: Sequence[str]) -> None:
+  # What it can know alone, before the seconds that imports take.
+  config_rules.validate(_CONFIG.value)
   compilation_cache.use()
   pretrain(
       _CONFIG.value, _WORKDIR.value,

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from typing import Any
 
 from etils import epath
 from matplotlib import figure
@@ -31,11 +32,28 @@ def create_preview(
   Returns:
     uint8 [H, W, 3], for `write_png` or a TensorBoard image.
   """
-  batch = next(_first_batch(source, config, num_images))
+  config = config.copy_and_resolve_references()
+  config.batch_size = num_images
+  watch = unreadable.Watch(source, config.max_bad_image_share)
+  return draw_batch(source, next(watch.batches(functools.partial(
+      pipeline.create_train_dataset, source, config, total_steps=1))))
+
+
+def draw_batch(source: Source, batch: dict[str, Any]) -> np.ndarray:
+  """The same of a batch that is there.
+
+  Args:
+    source: of the batch.
+    batch: `views`, a pair of float32 [b, S, S, 3] in [0, 1]; `index`,
+      int32 [b]; `label`, int32 [b], if there are labels.
+
+  Returns:
+    uint8 [H, W, 3].
+  """
   index = np.asarray(batch['index'], np.int64)
   rows = [[np.asarray(pipeline.read_image(source, i)) for i in index],
           *batch['views']]
-  titles = [_label(batch, source, row) for row in range(num_images)]
+  titles = [_label(batch, source, row) for row in range(len(index))]
   return _draw(rows, ('original', 'view 1', 'view 2'), titles)
 
 
@@ -47,14 +65,6 @@ def write_png(image: np.ndarray, path: str) -> None:
   """
   epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
   files.write_whole(path, tf.io.encode_png(image).numpy())
-
-
-def _first_batch(source, config, num_images):
-  config = config.copy_and_resolve_references()
-  config.batch_size = num_images
-  watch = unreadable.Watch(source, config.max_bad_image_share)
-  return watch.batches(functools.partial(
-      pipeline.create_train_dataset, source, config, total_steps=1))
 
 
 def _label(batch, source: Source, row: int) -> str:

@@ -112,6 +112,18 @@ def shard(batch: Any) -> Any:
       lambda x: np.reshape(x, (count, -1, *x.shape[1:])), batch))
 
 
+def first_rows(batch: Any, count: int) -> Any:
+  """Of what `shard` has spread, at most `count` rows, as arrays of the host."""
+  def find(x: jax.Array) -> list[jax.Array]:
+    parts = -(-count // x.shape[1])  # other devices' rows stay where they are
+    return [part.data for part in x.addressable_shards[:parts]]
+
+  parts = jax.device_get(jax.tree.map(find, batch))
+  return jax.tree.map(
+      lambda _, rows: np.concatenate([x[0] for x in rows])[:count],
+      batch, parts)
+
+
 def prefetch(batches: Iterable[Any], size: int = 2) -> Iterator[Any]:
   """Keeps `size` batches on their way to the devices ahead of the step."""
   queue = collections.deque()

@@ -8,12 +8,16 @@ from typing import Any
 from absl import logging
 import jax
 
+from byol_jax.augmentation import photometric
 from byol_jax.evaluation import collapse
+from byol_jax.training import devices
 from byol_jax.training import first_step as first_step_lib
 from byol_jax.training import input_wait
 from byol_jax.training import metrics as metrics_lib
 from byol_jax.training import setup as setup_lib
 from byol_jax.training import sharding
+
+_SHOWN_IMAGES = 8
 
 
 def _describe_layout(layout: sharding.Layout) -> str:
@@ -52,6 +56,7 @@ class Journal:
     self._window = None  # opens when the first step, and its compile, is done
     self._stopwatch = stopwatch
     self._views_due = not first_step
+    self._first_batch = None  # while its views are due
     self._figures_once = {}  # for the next row alone
     self.input_wait = input_wait.InputWait()
     self._seconds_waited = 0.0  # since this was made, as what follows
@@ -97,14 +102,27 @@ class Journal:
         f'epochs, into {self._workdir}; compiling the step')
 
   def _show_views(self) -> None:
+    """Those that the first step has seen."""
     # Matplotlib's import would come before the first step.
     from byol_jax.data import preview_grid  # pylint: disable=g-import-not-at-top
-    views = preview_grid.create_preview(self._setup.sources.train, self._config)
+    batch = devices.first_rows(self._first_batch, _SHOWN_IMAGES)
+    self._first_batch = None
+    if self._config.augment.device:
+      make_views = jax.jit(photometric.make_views_fn(self._config))
+      batch = jax.device_get(make_views(jax.device_put(batch)))
+    views = preview_grid.draw_batch(self._setup.sources.train, batch)
     try:
       preview_grid.write_png(views, f'{self._workdir}/views.png')
     except OSError as error:  # a picture is not worth a run
       logging.error('views.png was not written (%s)', error)
     self._writer.write_image(0, 'views', views)
+
+  def take(self, batches: Iterator[Any]) -> Any:
+    """The next batch, and how long it was waited for."""
+    batch = self.input_wait.take(batches)
+    if self._views_due and not self._is_silent and self._first_batch is None:
+      self._first_batch = batch
+    return batch
 
   def say(self, line: str) -> None:
     """Prints a line without breaking the live one."""
@@ -130,6 +148,7 @@ class Journal:
       self.say(str(self._stopwatch))
       self._figures_once = self._stopwatch.figures()
     if self._views_due:  # now, for they take seconds
+      self._views_due = False
       self._show_views()
 
   def report(self, step: int, metrics: dict[str, float]) -> None:

@@ -211,7 +211,7 @@ class Loop:
         self._save(step, state)
       if step == total_steps:
         break
-      batch, votes = self._journal.input_wait.take(batches), self._votes()
+      batch, votes = self._journal.take(batches), self._votes()
       with jax.transfer_guard('disallow'):
         state, metrics, totals = self._setup.p_train_step(state, batch, votes)
         self._journal.input_wait.started(totals)

@@ -94,6 +94,10 @@ _RANGES = {
     'depth.hue': (0, 0.5),
 }
 
+# Of `config.data`, all followed by a colon and what it is.
+_DATA_KINDS = (
+    'tfds', 'folder', 'tfrecord', 'arrays', 'voc', 'cityscapes', 'pairs')
+
 _TOTAL_STRIDE = {'imagenet': 32, 'cifar': 8, 'stride2': 16}
 
 
@@ -111,6 +115,7 @@ def validate(
   Raises:
     ConfigError: at the first broken rule.
   """
+  check_data(config.data)
   _validate_values(config, custom_encoder)
   _validate_sizes(config, num_devices, custom_encoder)
   if config.beta and config.loss_normalization != 'l2':
@@ -125,6 +130,16 @@ def validate(
       # A group of one number, with no positions, is its own mean.
       _check_groups(
           config, f'{part}.hidden_size', config[part].hidden_size, smallest=2)
+
+
+def check_data(data: str) -> None:
+  """Raises ConfigError unless `data` is of the form of `config.data`."""
+  kind, _, place = data.partition(':')
+  if kind != 'fake' and not (kind in _DATA_KINDS and place):
+    raise ConfigError(
+        f'data is {data!r}; expected tfds:NAME, folder:PATH, '
+        'tfrecord:PATTERN, arrays:PATH.npz, voc:PATH, cityscapes:PATH, '
+        'pairs:PATH or fake')
 
 
 def _validate_values(

@@ -7,6 +7,8 @@ from byol_jax import config_rules
 
 
 @pytest.mark.parametrize('field, value, message', [
+    ('data', 'what:ever', "data is 'what:ever'; expected tfds:NAME"),
+    ('data', 'folder:', 'expected tfds:NAME'),
     ('encoder', 'resnet19', 'expected one of resnet10'),
     ('target', 'mean', 'expected one of ema'),
     ('base_tau', 1.5, 'expected in [0, 1]'),

@@ -12,7 +12,7 @@
 
 import ml_collections
 
-from byol_jax.config import ConfigError
+from byol_jax import config_rules
 from byol_jax.data import arrays
 from byol_jax.data.examples import Source
 
@@ -32,37 +32,33 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
     ConfigError: there is no such dataset or split, or it cannot be used; the
       message says what there is.
   """
+  config_rules.check_data(config.data)
   kind, _, place = config.data.partition(':')
   if kind == 'fake':
     return arrays.create_fake_source(place, split, config.image_size)
-  if kind == 'arrays' and place:
+  if kind == 'arrays':
     return arrays.create_arrays_source(place, split)
   # Imported here: TFDS and Pillow are not needed by the other sources.
   # pylint: disable=g-import-not-at-top
-  if kind == 'tfds' and place:
+  if kind == 'tfds':
     from byol_jax.data import tfds_source
     return tfds_source.create_tfds_source(
         place, split, data_dir=config.data_dir,
         cache_bytes=config.cache_bytes,
         max_pixels=config.max_image_pixels)
-  if kind == 'folder' and place:
+  if kind == 'folder':
     from byol_jax.data import folder
     return folder.create_folder_source(
         place, split, train_split=config.train_split,
         cache_bytes=config.cache_bytes,
         max_bad_share=config.max_bad_image_share,
         max_pixels=config.max_image_pixels)
-  if kind == 'tfrecord' and place:
+  if kind == 'tfrecord':
     from byol_jax.data import tfrecord_source
     return tfrecord_source.create_tfrecord_source(
         place, split, train_split=config.train_split,
         cache_bytes=config.cache_bytes, max_pixels=config.max_image_pixels)
-  if kind in ('voc', 'cityscapes', 'pairs') and place:
-    from byol_jax.data import dense
-    return dense.create_dense_source(
-        kind, place, split, train_split=config.train_split,
-        max_pixels=config.max_image_pixels)
-  raise ConfigError(
-      f'data is {config.data!r}; expected tfds:NAME, folder:PATH, '
-      'tfrecord:PATTERN, arrays:PATH.npz, voc:PATH, cityscapes:PATH, '
-      'pairs:PATH or fake')
+  from byol_jax.data import dense
+  return dense.create_dense_source(
+      kind, place, split, train_split=config.train_split,
+      max_pixels=config.max_image_pixels)

@@ -98,8 +98,8 @@ def test_one_bit_is_another_end(monkeypatch):
 
 
 @pytest.mark.parametrize('trouble', [
-    'kill -9', 'signal before the first step', 'all checkpoints damaged',
-    'workdir is read-only'])
+    'kill -9', 'signal before the first step', 'workdir is read-only',
+    pytest.param('all checkpoints damaged', marks=pytest.mark.slow)])
 def test_a_real_run_survives(trouble, shared_lab):
   """What every change has to; the others take minutes."""
   row = chaos.try_one(trouble, chaos.TROUBLES[trouble], shared_lab)

@@ -65,7 +65,7 @@ def _add_names(config: ml_collections.ConfigDict) -> None:
 def _add_data(config: ml_collections.ConfigDict) -> None:
   """Where images come from, and their sizes."""
   # tfds:NAME[:VERSION] | folder:PATH | tfrecord:PATTERN | arrays:PATH.npz |
-  # fake; see data/sources.py
+  # voc:PATH | cityscapes:PATH | pairs:PATH | fake; see data/sources.py
   config.data = 'tfds:imagenet2012'
   config.data_dir = ''  # TFDS's directory; '' is $TFDS_DATA_DIR or its default
   config.train_split = 'train'

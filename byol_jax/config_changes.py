@@ -2,16 +2,16 @@
 
 import ml_collections
 
+from byol_jax import config as config_lib
 from byol_jax import config_rules
-from byol_jax.config import flatten
-from byol_jax.config import to_dict
 
 
 def differences(
     a: ml_collections.ConfigDict, b: ml_collections.ConfigDict
 ) -> list[str]:
   """Lines `field: value in a, value in b`, for the fields that differ."""
-  flat_a, flat_b = flatten(to_dict(a)), flatten(to_dict(b))
+  flat_a, flat_b = (
+      config_lib.flatten(config_lib.to_dict(x)) for x in (a, b))
   return [
       f'{name}: {flat_a.get(name)!r}, {flat_b.get(name)!r}'
       for name in sorted(flat_a | flat_b)
@@ -48,7 +48,7 @@ FREE_FIELDS = (
 
 
 def is_free(field: str) -> bool:
-  """Whether a run may go on with another value of a field; see there."""
+  """Whether a run may go on with another value: see `FREE_FIELDS`."""
   return field in FREE_FIELDS or field.startswith(
       tuple(name for name in FREE_FIELDS if name.endswith('.')))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from byol_jax import config as config_lib
 from byol_jax.config import ConfigError
-from byol_jax.config import flatten
 
 NORMS = (
     'batch', 'batch_local', 'group_ws', 'layer', 'instance', 'none',
@@ -137,7 +137,7 @@ def check_data(data: str) -> None:
   kind, _, place = data.partition(':')
   if kind != 'fake' and not (kind in _DATA_KINDS and place):
     raise ConfigError(
-        f'data is {data!r}; expected tfds:NAME, folder:PATH, '
+        f'config.data is {data!r}; expected tfds:NAME, folder:PATH, '
         'tfrecord:PATTERN, arrays:PATH.npz, voc:PATH, cityscapes:PATH, '
         'pairs:PATH or fake')
 
@@ -145,7 +145,7 @@ def check_data(data: str) -> None:
 def _validate_values(
     config: ml_collections.ConfigDict, custom_encoder: bool) -> None:
   """Each field by itself."""
-  flat = flatten(config.to_dict())
+  flat = config_lib.flatten(config.to_dict())
   for name, value in flat.items():
     _check_finite(name, value)
   for name, choices in _CHOICES.items():

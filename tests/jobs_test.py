@@ -37,7 +37,7 @@ def test_jobs_are_found():
   assert {'byol_jax.pretrain', 'byol_jax.evaluate'} <= set(JOBS)
 
 
-def _assert_light(code, *argv):
+def _assert_light(code, *argv, heavy=HEAVY):
   """Runs code in a new process; returns what it says.
 
   Raises:
@@ -46,7 +46,7 @@ def _assert_light(code, *argv):
   report = (
       'import atexit, sys\n'
       'atexit.register(lambda: print("heavy:", '
-      f'*({HEAVY!r} & sys.modules.keys()), file=sys.stderr))\n')
+      f'*({heavy!r} & sys.modules.keys()), file=sys.stderr))\n')
   done = subprocess.run(
       [sys.executable, '-c', report + code, *argv], cwd=ROOT,
       capture_output=True, text=True, timeout=120, check=False)
@@ -81,6 +81,17 @@ def test_a_wrong_config_path_is_found_at_once(job):
   text = _assert_job_is_light(
       f'byol_jax.{job}', '--config=configs/nowhere.py')
   assert text.count('\n') == 0 and 'there is no such file' in text
+
+
+@pytest.mark.parametrize('slip', [
+    'encoder=vgg', 'data=what:ever', 'batch_size=0'])
+def test_a_wrong_field_is_found_before_most_is_imported(slip, tmp_path):
+  text = _assert_light(
+      'import runpy\n'
+      'runpy.run_module("byol_jax.pretrain", run_name="__main__", '
+      'alter_sys=True)', '--config=configs/quickstart.py',
+      f'--workdir={tmp_path}/run', f'--config.{slip}', heavy=HEAVY - {'jax'})
+  assert f'error: config.{slip.split("=")[0]} is' in text
 
 
 def test_importing_the_package_is_cheap():

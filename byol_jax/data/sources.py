@@ -58,6 +58,7 @@ def create_source(config: ml_collections.ConfigDict, split: str) -> Source:
     return tfrecord_source.create_tfrecord_source(
         place, split, train_split=config.train_split,
         cache_bytes=config.cache_bytes, max_pixels=config.max_image_pixels)
+  # What is left of the kinds that the rules know: voc, cityscapes, pairs.
   from byol_jax.data import dense
   return dense.create_dense_source(
       kind, place, split, train_split=config.train_split,

@@ -54,7 +54,8 @@ class Progress(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Features f32[N, D], and targets as `create_problem` takes them."""
+  """Features f32[N, D], and targets as `logistic_fit.create_problem` has them.
+  """
 
   features: np.ndarray
   target: np.ndarray

@@ -15,6 +15,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import lax
 from jax.experimental import multihost_utils
 import numpy as np
 
@@ -113,10 +114,16 @@ def shard(batch: Any) -> Any:
 
 
 def first_rows(batch: Any, count: int) -> Any:
-  """Of what `shard` has spread, at most `count` rows, as arrays of the host."""
+  """Leaves [devices, b, ...], as `shard` gives, to the host's [n, ...].
+
+  Their first rows, in the order of this process's batch: `count`, or all if
+  there are fewer. No others leave their device.
+  """
   def find(x: jax.Array) -> list[jax.Array]:
-    parts = -(-count // x.shape[1])  # other devices' rows stay where they are
-    return [part.data for part in x.addressable_shards[:parts]]
+    parts = -(-count // x.shape[1])
+    return [
+        lax.slice_in_dim(part.data, 0, min(count, x.shape[1]), axis=1)
+        for part in x.addressable_shards[:parts]]
 
   parts = jax.device_get(jax.tree.map(find, batch))
   return jax.tree.map(

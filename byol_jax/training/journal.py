@@ -8,7 +8,9 @@ from typing import Any
 from absl import logging
 import jax
 
+from byol_jax import failures
 from byol_jax.augmentation import photometric
+from byol_jax.data import remote
 from byol_jax.evaluation import collapse
 from byol_jax.training import devices
 from byol_jax.training import first_step as first_step_lib
@@ -56,7 +58,7 @@ class Journal:
     self._window = None  # opens when the first step, and its compile, is done
     self._stopwatch = stopwatch
     self._views_due = not first_step
-    self._first_batch = None  # while its views are due
+    self._shown = None  # rows of the first batch, while its views are due
     self._figures_once = {}  # for the next row alone
     self.input_wait = input_wait.InputWait()
     self._seconds_waited = 0.0  # since this was made, as what follows
@@ -105,23 +107,23 @@ class Journal:
     """Those that the first step has seen."""
     # Matplotlib's import would come before the first step.
     from byol_jax.data import preview_grid  # pylint: disable=g-import-not-at-top
-    batch = devices.first_rows(self._first_batch, _SHOWN_IMAGES)
-    self._first_batch = None
+    batch, self._shown = self._shown, None
     if self._config.augment.device:
       make_views = jax.jit(photometric.make_views_fn(self._config))
       batch = jax.device_get(make_views(jax.device_put(batch)))
-    views = preview_grid.draw_batch(self._setup.sources.train, batch)
     try:
+      views = preview_grid.draw_batch(self._setup.sources.train, batch)
       preview_grid.write_png(views, f'{self._workdir}/views.png')
-    except OSError as error:  # a picture is not worth a run
-      logging.error('views.png was not written (%s)', error)
+    except remote.FILE_ERRORS as error:  # a picture is not worth a run
+      logging.error('views.png was not written (%s)', failures.reason(error))
+      return
     self._writer.write_image(0, 'views', views)
 
   def take(self, batches: Iterator[Any]) -> Any:
-    """The next batch, and how long it was waited for."""
+    """The next batch; counts the wait, and keeps what is shown of the first."""
     batch = self.input_wait.take(batches)
-    if self._views_due and not self._is_silent and self._first_batch is None:
-      self._first_batch = batch
+    if self._views_due and not self._is_silent and self._shown is None:
+      self._shown = devices.first_rows(batch, _SHOWN_IMAGES)
     return batch
 
   def say(self, line: str) -> None:

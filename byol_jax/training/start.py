@@ -31,7 +31,7 @@ def make_create_first_state(
     tx: of the run.
     config: of the run.
     source: of the run's examples; None will do where nothing depends on
-      them (`config.starts_from_data`).
+      them (`config_rules.starts_from_data`).
   """
   if not config_rules.starts_from_data(config):
     return state_lib.make_create_train_state(network, tx, config)

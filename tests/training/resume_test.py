@@ -5,7 +5,6 @@ import copy
 import pytest
 
 from byol_jax import config as config_lib
-from byol_jax import config_changes
 from byol_jax.training import resume
 
 
@@ -58,11 +57,3 @@ def test_another_number_of_images(note):
   without = copy.deepcopy(note)
   del without['num_examples']  # as earlier versions
   _check(without, note)
-
-
-def test_free_fields_are_fields():
-  """A typing error would free nothing."""
-  fields = config_lib.flatten(config_lib.get_base_config().to_dict())
-  for name in config_changes.FREE_FIELDS:
-    assert name in fields or name.endswith('.') and any(
-        field.startswith(name) for field in fields), name

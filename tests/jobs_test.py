@@ -55,10 +55,11 @@ def _assert_light(code, *argv, heavy=HEAVY):
   return done.stdout + '\n'.join(lines)
 
 
-def _assert_job_is_light(job, *argv):
+def _assert_job_is_light(job, *argv, heavy=HEAVY):
   return _assert_light(
       'import runpy\n'
-      f'runpy.run_module({job!r}, run_name="__main__", alter_sys=True)', *argv)
+      f'runpy.run_module({job!r}, run_name="__main__", alter_sys=True)', *argv,
+      heavy=heavy)
 
 
 @pytest.mark.parametrize('job', JOBS)
@@ -86,10 +87,8 @@ def test_a_wrong_config_path_is_found_at_once(job):
 @pytest.mark.parametrize('slip', [
     'encoder=vgg', 'data=what:ever', 'batch_size=0'])
 def test_a_wrong_field_is_found_before_most_is_imported(slip, tmp_path):
-  text = _assert_light(
-      'import runpy\n'
-      'runpy.run_module("byol_jax.pretrain", run_name="__main__", '
-      'alter_sys=True)', '--config=configs/quickstart.py',
+  text = _assert_job_is_light(
+      'byol_jax.pretrain', '--config=configs/quickstart.py',
       f'--workdir={tmp_path}/run', f'--config.{slip}', heavy=HEAVY - {'jax'})
   assert f'error: config.{slip.split("=")[0]} is' in text
 

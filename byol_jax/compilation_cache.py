@@ -8,7 +8,9 @@ workdirs are files that come from elsewhere and go elsewhere.
 
 JAX takes a program from here only if it would make the very same one: its key
 holds the program, the devices, the flags and the versions. It lacks the host's
-processor, so each kind of those has a folder of its own.
+processor, so each kind of those has a folder of its own. The input pipelines'
+programs are kept there too, by `data/program_cache`; not in a bucket, and not
+where JAX_COMPILATION_CACHE_DIR says.
 """
 
 import contextlib
@@ -43,6 +45,7 @@ def use() -> None:
   import jax
 
   from byol_jax.data import cache
+  from byol_jax.data import program_cache
   path = _DIRECTORY.value
   if path == '':
     jax.config.update('jax_enable_compilation_cache', False)
@@ -64,6 +67,7 @@ def use() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not jax.process_index():  # the one that writes
       _tidy(root, folder)
+    program_cache.use(folder)
   except OSError as error:
     logging.warning(
         'note: what is compiled is not kept, %s cannot be written (%s)',

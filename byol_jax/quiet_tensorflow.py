@@ -16,13 +16,23 @@ whatever a pipeline's options say.
 TensorFlow imports Keras ahead of need, and with it SciPy's statistics,
 scikit-learn and Matplotlib, which is a third of its time; nothing here uses
 it, and who does gets it at its first use.
+
+It puts what its XLA compiles into a folder in memory, `PROGRAMS`, and looks
+there first; `data/program_cache` fills it.
 """
 
 from collections.abc import Iterator
 import contextlib
 import functools
+import importlib.metadata
 import os
 import sys
+
+# Of TensorFlow's file systems: this process's memory.
+PROGRAMS = 'ram://byol_jax/programs'
+_PROGRAMS_FLAG = '--tf_xla_persistent_cache_directory'
+# Those that know the flag: others end a process that has it.
+TENSORFLOWS = ('2.20.', '2.21.')
 
 
 @contextlib.contextmanager
@@ -57,9 +67,30 @@ def _without_keras() -> Iterator[None]:
       del sys.modules['keras']
 
 
+@contextlib.contextmanager
+def _programs_in_memory() -> Iterator[None]:
+  """For TensorFlow's first look at its flags, as it is imported or later."""
+  flags = os.environ.get('TF_XLA_FLAGS')
+  if _knows_the_flag() and _PROGRAMS_FLAG not in (flags or ''):
+    os.environ['TF_XLA_FLAGS'] = (
+        f'{flags or ""} {_PROGRAMS_FLAG}={PROGRAMS}'.strip())
+  try:
+    yield
+  finally:
+    os.environ.pop('TF_XLA_FLAGS', None)
+    if flags is not None:
+      os.environ['TF_XLA_FLAGS'] = flags
+
+
+def _knows_the_flag() -> bool:
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    return importlib.metadata.version('tensorflow').startswith(TENSORFLOWS)
+  return False  # a build of the user's own
+
+
 # Read as TensorFlow is loaded.
 os.environ.setdefault('GCS_READ_CACHE_BLOCK_SIZE_MB', '1')
-with _quiet_cpp_logging(), _without_keras():
+with _quiet_cpp_logging(), _without_keras(), _programs_in_memory():
   import tensorflow as tf
   for _kind in ('GPU', 'TPU'):
     tf.config.set_visible_devices([], _kind)

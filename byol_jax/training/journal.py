@@ -10,6 +10,7 @@ import jax
 
 from byol_jax import failures
 from byol_jax.augmentation import photometric
+from byol_jax.data import program_cache
 from byol_jax.data import remote
 from byol_jax.evaluation import collapse
 from byol_jax.training import devices
@@ -149,6 +150,7 @@ class Journal:
       self._stopwatch.stop()
       self.say(str(self._stopwatch))
       self._figures_once = self._stopwatch.figures()
+      program_cache.save()  # before anything stops the run
     if self._views_due:  # now, for they take seconds
       self._views_due = False
       self._show_views()

@@ -226,7 +226,15 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--only', default=','.join(CONTENDERS))
   parser.add_argument('--json', type=pathlib.Path)
   parser.add_argument('--alone', help=argparse.SUPPRESS)
-  return parser.parse_args()
+  options = parser.parse_args()
+  images = options.images and pathlib.Path(options.images)
+  if images and not (images.is_dir() and any(images.iterdir())):
+    parser.error(f'--images={images}: expected a folder of JPEGs')
+  if unknown := set(options.only.split(',')) - set(CONTENDERS):
+    parser.error(
+        f'--only: no {", ".join(sorted(unknown))}; expected some of '
+        f'{",".join(CONTENDERS)}')
+  return options
 
 
 def main() -> None:

@@ -195,7 +195,13 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--beside', action='append', default=[])
   parser.add_argument('--json', type=pathlib.Path)
   parser.add_argument('--alone', help=argparse.SUPPRESS)
-  return parser.parse_args()
+  options = parser.parse_args()
+  for flag, known in (('networks', NETWORKS), ('only', CONTENDERS)):
+    if unknown := set(getattr(options, flag).split(',')) - set(known):
+      parser.error(
+          f'--{flag}: no {", ".join(sorted(unknown))}; expected some of '
+          f'{",".join(known)}')
+  return options
 
 
 def main() -> None:

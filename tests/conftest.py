@@ -60,6 +60,16 @@ class TinyEncoder(nn.Module):
     return jnp.mean(nn.relu(x), axis=(1, 2))
 
 
+def pytest_collection_finish(session):
+  """Pipelines are run for moments, too: to improve their graphs takes longer.
+
+  Once modules are imported: who needs no TensorFlow need not wait for it.
+  """
+  if 'tensorflow' in sys.modules:
+    sys.modules['tensorflow'].config.optimizer.set_experimental_options(
+        {'disable_meta_optimizer': True})
+
+
 def pytest_collection_modifyitems(items):
   """The longest first: else one worker has them last, and the other none."""
   longest = ('chaos_test', 'layouts_test', 'processes_test', 'step_golden_test')

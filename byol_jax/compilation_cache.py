@@ -67,7 +67,6 @@ def use() -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not jax.process_index():  # the one that writes
       _tidy(root, folder)
-    program_cache.use(folder)
   except OSError as error:
     logging.warning(
         'note: what is compiled is not kept, %s cannot be written (%s)',
@@ -78,6 +77,7 @@ def use() -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
   # A start compiles dozens of small programs beside the large one.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  program_cache.use(folder)
 
 
 def _processor() -> str:
@@ -108,7 +108,7 @@ def _tidy(root: pathlib.Path, folder: pathlib.Path) -> None:
   # Ahead of the look, so that what is written meanwhile is looked at next.
   mark.touch()
   found = []
-  for entry in root.glob('*/*-cache'):
+  for entry in root.rglob('*-cache'):  # also TensorFlow's, in folders of theirs
     with contextlib.suppress(FileNotFoundError):  # by another job's tidying
       status = entry.stat()
       is_new = entry.parent == folder and status.st_mtime >= last_check

@@ -18,7 +18,8 @@ scikit-learn and Matplotlib, which is a third of its time; nothing here uses
 it, and who does gets it at its first use.
 
 It puts what its XLA compiles into a folder in memory, `PROGRAMS`, and looks
-there first; `data/program_cache` fills it.
+there first; `data/program_cache` fills it. Not where TF_XLA_FLAGS name another
+(`--tf_xla_persistent_cache_directory=`: none), or a file of flags.
 """
 
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def _without_keras() -> Iterator[None]:
 def _programs_in_memory() -> Iterator[None]:
   """For TensorFlow's first look at its flags, as it is imported or later."""
   flags = os.environ.get('TF_XLA_FLAGS')
-  if _knows_the_flag() and _PROGRAMS_FLAG not in (flags or ''):
+  are_flags = not flags or flags.lstrip().startswith('-')  # else a file's name
+  if are_flags and _PROGRAMS_FLAG not in (flags or '') and _knows_the_flag():
     os.environ['TF_XLA_FLAGS'] = (
         f'{flags or ""} {_PROGRAMS_FLAG}={PROGRAMS}'.strip())
   try:
@@ -84,8 +86,9 @@ def _programs_in_memory() -> Iterator[None]:
 
 def _knows_the_flag() -> bool:
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-    return importlib.metadata.version('tensorflow').startswith(TENSORFLOWS)
-  return False  # a build of the user's own
+    version = importlib.metadata.version('tensorflow') or ''  # damaged: None
+    return version.startswith(TENSORFLOWS)
+  return False  # under another name, or a build of the user's own
 
 
 # Read as TensorFlow is loaded.

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# A job that compiles one program, and says what JAX did for it.
+# A job that compiles two programs, and says what JAX did for its own.
 _JOB = """
 import sys
 from byol_jax import compilation_cache
@@ -16,6 +16,9 @@ def main(_):
   compilation_cache.use()
   import jax
   import jax.numpy as jnp
+  from byol_jax.data import compiled
+  from byol_jax.quiet_tensorflow import tf
+  compiled.for_host(lambda x: x * 2.0)(tf.zeros(3))
   events = []
   jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
   print('result', float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.arange(5.0))))
@@ -42,6 +45,10 @@ def _entries(folder):
   return sorted(folder.rglob('*-cache'))
 
 
+def _of_pipelines(folder):
+  return sorted(folder.rglob('tensorflow-*/*-cache'))
+
+
 def test_the_second_start_compiles_nothing(tmp_path):
   first, _ = _run(tmp_path)
   second, errors = _run(tmp_path)
@@ -49,12 +56,13 @@ def test_the_second_start_compiles_nothing(tmp_path):
   assert second == {
       'result': first['result'], 'hits': first['writes'], 'writes': '0'}
   assert not errors
-  assert _entries(tmp_path / 'cache' / 'byol_jax' / 'compiled')
+  kept = tmp_path / 'cache' / 'byol_jax' / 'compiled'
+  assert len(_entries(kept)) > len(_of_pipelines(kept)) > 0
 
 
 def test_where_the_user_says(tmp_path):
   _run(tmp_path, f'--compilation_cache={tmp_path}/here')
-  assert _entries(tmp_path / 'here')
+  assert _of_pipelines(tmp_path / 'here')
   _run(tmp_path, JAX_COMPILATION_CACHE_DIR=f'{tmp_path}/there',
        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0')
   assert _entries(tmp_path / 'there')
@@ -86,6 +94,7 @@ def test_entries_that_are_not_whole_are_made_anew(tmp_path):
   second, errors = _run(tmp_path)
   assert second == first
   assert not errors
+  assert all(len(e.read_bytes()) > 100 for e in _entries(tmp_path))
   third, _ = _run(tmp_path)
   assert third['hits'] == first['writes']
 
@@ -96,8 +105,9 @@ def test_the_oldest_entries_go_first(tmp_path, monkeypatch):
   folder = tmp_path / 'processor'
   folder.mkdir()
   (folder / 'checked').touch()
-  for age in range(4):
-    entry = folder / f'{age}-cache'
+  (folder / 'tensorflow-1').mkdir()
+  for age, name in enumerate(('0', 'tensorflow-1/1', '2', 'tensorflow-1/3')):
+    entry = folder / f'{name}-cache'
     entry.write_bytes(bytes(10))
     os.utime(entry, (1000 - age,) * 2)
   compilation_cache._tidy(tmp_path, folder)

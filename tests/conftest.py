@@ -60,7 +60,7 @@ class TinyEncoder(nn.Module):
     return jnp.mean(nn.relu(x), axis=(1, 2))
 
 
-def pytest_collection_finish(session):
+def pytest_collection_finish():
   """Pipelines are run for moments, too: to improve their graphs takes longer.
 
   Once modules are imported: who needs no TensorFlow need not wait for it.

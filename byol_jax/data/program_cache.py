@@ -1,10 +1,11 @@
-"""Compiled parts of pipelines, kept for the next start of any job.
+"""Compiled parts of pipelines, kept for the next start.
 
 TensorFlow can keep them in a folder itself, but a full disk there, or a file
 that is not whole, ends the program that comes upon it. So it is given a folder
 in memory (`quiet_tensorflow.PROGRAMS`): as a job begins, what is kept on the
-disk is copied there, and what is new goes the other way once there is something
-to keep.
+disk is copied there; once its first step is done, and as it ends by itself,
+what is new goes the other way. Whatever goes wrong with the disk costs time,
+and never the job.
 
 TensorFlow takes a program only if it would make the very same one. Part of that
 is a number of functions made before: the first resumed run, say, finds little
@@ -24,6 +25,8 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 # A pipeline's take two or three; all are copied at every start.
 _MAX_BYTES = 32 * 2**20
 
+_ERRORS = (OSError, tf.errors.OpError)
+
 _folder: pathlib.Path | None = None
 
 
@@ -31,54 +34,67 @@ def use(folder: pathlib.Path) -> None:
   """Has pipelines compile nothing that `folder` holds, and keeps the rest.
 
   To be called before any is made. What is not whole is removed, and what is
-  oldest, so that 32 MiB are left.
+  older than the youngest 32 MiB.
 
   Args:
     folder: of this processor's kind alone; each TensorFlow has its own in it.
-
-  Raises:
-    OSError: it cannot be written.
   """
   global _folder
-  _folder = folder / f'tensorflow-{tf.__version__}'
-  _folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  mine = folder / f'tensorflow-{tf.__version__}'
+  try:
+    mine.mkdir(mode=0o700, parents=True, exist_ok=True)
+    entries = sorted(mine.glob(f'*{_SUFFIX}'), key=_modified, reverse=True)
+  except OSError:
+    return
   num_bytes = 0
-  for entry in sorted(_folder.glob(f'*{_SUFFIX}'), key=_age):
-    with contextlib.suppress(FileNotFoundError):  # by another job
-      contents = entry.read_bytes()
-      program = contents[_DIGEST_BYTES:]
-      num_bytes += len(contents)
-      if num_bytes > _MAX_BYTES or contents != _sealed(program):
-        entry.unlink()
-        continue
-      with tf.io.gfile.GFile(_in_memory(entry), 'wb') as file:
-        file.write(program)
+  for entry in entries:
+    with contextlib.suppress(*_ERRORS):  # it may be gone, or someone else's
+      num_bytes += _load(entry, _MAX_BYTES - num_bytes)
+  _folder = mine
   atexit.register(save)
 
 
 def save() -> None:
-  """Keeps what has been compiled; does nothing unless `use` was called.
-
-  What cannot be written is compiled again.
-  """
+  """Keeps what has been compiled; does nothing unless `use` was called."""
   if _folder is None or not tf.io.gfile.exists(quiet_tensorflow.PROGRAMS):
     return
-  for name in tf.io.gfile.listdir(quiet_tensorflow.PROGRAMS):
-    entry = _folder / f'{name}{_SUFFIX}'
-    if not name.endswith('.pb') or entry.exists():  # others are half written
-      continue
-    with tf.io.gfile.GFile(_in_memory(entry), 'rb') as file:
-      contents = _sealed(file.read())
-    # In place: a half of it is none, by its digest.
-    with contextlib.suppress(OSError), entry.open('xb') as file:
+  with contextlib.suppress(*_ERRORS):
+    kept = {entry.name for entry in _folder.iterdir()}
+    for name in tf.io.gfile.listdir(quiet_tensorflow.PROGRAMS):
+      # Others are half written.
+      if name.endswith('.pb') and f'{name}{_SUFFIX}' not in kept:
+        _keep(_folder / f'{name}{_SUFFIX}')
+
+
+def _load(entry: pathlib.Path, max_bytes: int) -> int:
+  """Copies one into memory, or removes it; its bytes."""
+  contents = entry.read_bytes()
+  program = contents[_DIGEST_BYTES:]
+  if len(contents) > max_bytes or contents != _sealed(program):
+    entry.unlink()
+  else:
+    with tf.io.gfile.GFile(_in_memory(entry), 'wb') as file:
+      file.write(program)
+  return len(contents)
+
+
+def _keep(entry: pathlib.Path) -> None:
+  """Copies one to the disk, in place: a half of it is none, by its digest."""
+  with tf.io.gfile.GFile(_in_memory(entry), 'rb') as file:
+    contents = _sealed(file.read())
+  with entry.open('xb') as file:
+    try:
       file.write(contents)
+      file.flush()
+    except OSError:
+      entry.unlink(missing_ok=True)
+      raise
 
 
-def _age(entry: pathlib.Path) -> float:
-  """Seconds, from the youngest's, which is the least."""
+def _modified(entry: pathlib.Path) -> float:
   try:
-    return -entry.stat().st_mtime
-  except FileNotFoundError:
+    return entry.stat().st_mtime
+  except OSError:
     return 0.0
 
 

@@ -145,12 +145,12 @@ class Journal:
           self._begin()
 
   def _begin(self) -> None:
-    """What is said and shown once the run is under way."""
+    """What is said, shown and kept once the run is under way."""
+    program_cache.save()  # before anything stops the run
     if self._stopwatch is not None and self._stopwatch.seconds is None:
       self._stopwatch.stop()
       self.say(str(self._stopwatch))
       self._figures_once = self._stopwatch.figures()
-      program_cache.save()  # before anything stops the run
     if self._views_due:  # now, for they take seconds
       self._views_due = False
       self._show_views()

@@ -79,6 +79,20 @@ def test_batch_is_as_described(whole):
   assert np.abs(batch['views'][0] - batch['views'][1]).mean((1, 2, 3)).min() > 0
 
 
+@pytest.mark.parametrize('make', [_in_memory, lambda: _encoded('JPEG')])
+def test_graphs_that_jobs_improve_make_the_same_batches(make, config):
+  """The suite's are as they are written, see `conftest`."""
+  expected = _batches(make(), config, 2)
+  tf.config.optimizer.set_experimental_options(
+      {'disable_meta_optimizer': False})
+  try:
+    found = _batches(make(), config, 2)
+  finally:
+    tf.config.optimizer.set_experimental_options(
+        {'disable_meta_optimizer': True})
+  _assert_equal(found, expected)
+
+
 def test_epochs_are_every_example_once_and_nothing_is_dropped(config):
   config.batch_size = 9
   index = np.concatenate(

@@ -1,8 +1,10 @@
 """Compiled parts of pipelines are kept, and never cost a job anything."""
 
 import atexit
+import errno
 import importlib.metadata
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -122,13 +124,76 @@ def test_the_oldest_go_first(tmp_path, monkeypatch):
   assert _in_memory('2.pb') is None
 
 
-def test_what_cannot_be_written_is_no_loss(tmp_path):
+def test_what_cannot_be_read_is_left(tmp_path):
+  """Whoever put it there."""
+  whole = _keep(tmp_path, 'whole2.pb', b'abc')
+  (whole.parent / 'folder.pb-cache').mkdir()
+  (whole.parent / 'loop.pb-cache').symlink_to('loop.pb-cache')
+  program_cache.use(tmp_path)
+  assert _in_memory('whole2.pb') == b'abc'
+  assert len(_entries(tmp_path)) == 3
+
+
+@pytest.mark.parametrize('error', [
+    errno.EACCES, errno.ENOSPC, errno.ESTALE, errno.EROFS])
+def test_what_cannot_be_written_is_no_loss(error, tmp_path, monkeypatch):
   program_cache.use(tmp_path)
   compiled.for_host(lambda x: x * 2.0)(tf.zeros(3))
-  (tmp_path / f'tensorflow-{tf.__version__}').rmdir()
-  (tmp_path / f'tensorflow-{tf.__version__}').touch()
-  program_cache.save()
+
+  def fail(*_, **__):
+    raise OSError(error, os.strerror(error))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'open', fail)
+    program_cache.save()
+  with monkeypatch.context() as patch:
+    for name in ('stat', 'iterdir'):
+      patch.setattr(pathlib.Path, name, fail)
+    program_cache.save()
   assert not _entries(tmp_path)
+  program_cache.save()
+  assert _entries(tmp_path)
+
+
+def test_no_folder_is_no_loss(tmp_path):
+  (tmp_path / 'file').touch()
+  program_cache.use(tmp_path / 'file')
+  program_cache.save()
+
+
+def test_a_half_written_program_is_not_kept(tmp_path):
+  program_cache.use(tmp_path)
+  with tf.io.gfile.GFile(f'{quiet_tensorflow.PROGRAMS}/a.pb1.tmp', 'w') as file:
+    file.write('half')
+  program_cache.save()
+  assert not [e for e in _entries(tmp_path) if 'tmp' in e.name]
+
+
+@pytest.mark.parametrize('flags, expected', [
+    (None, '{flag}={memory}'),
+    (' --tf_xla_a=1', '--tf_xla_a=1 {flag}={memory}'),
+    ('{flag}=/mine', '{flag}=/mine'),
+    ('{flag}=', '{flag}='),
+    ('/a/file/of/flags', '/a/file/of/flags')])
+def test_the_users_flags_stay(flags, expected, monkeypatch):
+  names = {'flag': quiet_tensorflow._PROGRAMS_FLAG,
+           'memory': quiet_tensorflow.PROGRAMS}
+  monkeypatch.delenv('TF_XLA_FLAGS', raising=False)
+  if flags is not None:
+    flags = flags.format(**names)
+    monkeypatch.setenv('TF_XLA_FLAGS', flags)
+  with quiet_tensorflow._programs_in_memory():
+    assert os.environ['TF_XLA_FLAGS'] == expected.format(**names)
+  assert os.environ.get('TF_XLA_FLAGS') == flags
+
+
+@pytest.mark.parametrize('version', ['2.19.1', '3.0.0', None])
+def test_a_tensorflow_that_may_not_know_the_flag(version, monkeypatch):
+  """It would end the process."""
+  monkeypatch.delenv('TF_XLA_FLAGS', raising=False)
+  monkeypatch.setattr(importlib.metadata, 'version', lambda _: version)
+  with quiet_tensorflow._programs_in_memory():
+    assert 'TF_XLA_FLAGS' not in os.environ
 
 
 def test_nothing_is_kept_unasked(tmp_path, monkeypatch):

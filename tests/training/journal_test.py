@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from byol_jax.data import preview_grid
+from byol_jax.data import program_cache
 from byol_jax.training import journal as journal_lib
 from byol_jax.training import setup as setup_lib
 
@@ -31,10 +32,17 @@ def test_the_views_shown_are_those_of_the_first_batch(
       shown.astype(int), expected.astype(int), atol=8 if on_device else 0)
 
 
-def test_a_run_that_goes_on_shows_none(tiny_config, tiny_encoder, tmp_path):
+def test_a_run_that_goes_on_shows_none(
+    tiny_config, tiny_encoder, tmp_path, monkeypatch):
+  """Its pipeline's programs are kept once, before anything can stop it."""
+  saves = []
+  monkeypatch.setattr(program_cache, 'save', lambda: saves.append(True))
   setup = setup_lib.set_up(tiny_config, tiny_encoder)
   journal = journal_lib.Journal(setup, str(tmp_path), 4, 0.0)
   journal.take(iter([{}]))
-  journal.advance(5)
+  assert not saves
+  for step in (5, 6):
+    journal.advance(step)
+    assert len(saves) == 1
   journal.close()
   assert not (tmp_path / 'views.png').exists()

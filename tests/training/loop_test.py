@@ -421,16 +421,22 @@ def test_a_resumed_run_goes_on_counting_what_cannot_be_read(
   folder.mkdir(parents=True)
   for n in range(64):
     Image.new('RGB', (8, 8), (n, n, n)).save(folder / f'{n:02}.png')
-  # Lost once they are known; compiled once.
-  setup = setup_lib.set_up(config, tiny_encoder)
-  monkeypatch.setattr(setup_lib, 'set_up', lambda *_: setup)
-  (folder / '07.png').rename(tmp_path / '07.png')
+  set_up = setup_lib.set_up
+
+  def lose(name):
+    def set_up_and_lose(*args):
+      setup = set_up(*args)
+      (folder / name).rename(tmp_path / name)
+      return setup
+    monkeypatch.setattr(setup_lib, 'set_up', set_up_and_lose)
+
+  lose('07.png')
   with monkeypatch.context() as patch:
     _killed_at(patch, 6)
     with pytest.raises(_Killed):
       _pretrain(config, tmp_path / 'run', tiny_encoder)
   (tmp_path / '07.png').rename(folder / '07.png')
-  (folder / '09.png').rename(tmp_path / '09.png')
+  lose('09.png')
   _pretrain(config, tmp_path / 'run', tiny_encoder)
   counts = [row['data/unreadable_images'] for row in _rows(tmp_path / 'run')
             if 'train/loss' in row and row['step'] >= 4]

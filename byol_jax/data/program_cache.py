@@ -58,11 +58,9 @@ def save() -> None:
   """Keeps what has been compiled; does nothing unless `use` was called."""
   if _folder is None or not tf.io.gfile.exists(quiet_tensorflow.PROGRAMS):
     return
-  with contextlib.suppress(*_ERRORS):
-    kept = {entry.name for entry in _folder.iterdir()}
-    for name in tf.io.gfile.listdir(quiet_tensorflow.PROGRAMS):
-      # Others are half written.
-      if name.endswith('.pb') and f'{name}{_SUFFIX}' not in kept:
+  for name in tf.io.gfile.listdir(quiet_tensorflow.PROGRAMS):
+    if name.endswith('.pb'):  # others are half written
+      with contextlib.suppress(*_ERRORS):
         _keep(_folder / f'{name}{_SUFFIX}')
 
 
@@ -80,6 +78,8 @@ def _load(entry: pathlib.Path, max_bytes: int) -> int:
 
 def _keep(entry: pathlib.Path) -> None:
   """Copies one to the disk, in place: a half of it is none, by its digest."""
+  if entry.exists():
+    return
   with tf.io.gfile.GFile(_in_memory(entry), 'rb') as file:
     contents = _sealed(file.read())
   with entry.open('xb') as file:

@@ -18,6 +18,7 @@ import hashlib
 import pathlib
 
 from byol_jax import quiet_tensorflow
+from byol_jax.data import cache
 from byol_jax.quiet_tensorflow import tf
 
 _SUFFIX = '-cache'  # as JAX's
@@ -77,18 +78,11 @@ def _load(entry: pathlib.Path, max_bytes: int) -> int:
 
 
 def _keep(entry: pathlib.Path) -> None:
-  """Copies one to the disk, in place: a half of it is none, by its digest."""
+  """Copies one to the disk."""
   if entry.exists():
     return
   with tf.io.gfile.GFile(_in_memory(entry), 'rb') as file:
-    contents = _sealed(file.read())
-  with entry.open('xb') as file:
-    try:
-      file.write(contents)
-      file.flush()
-    except OSError:
-      entry.unlink(missing_ok=True)
-      raise
+    cache.write(entry, _sealed(file.read()))
 
 
 def _modified(entry: pathlib.Path) -> float:

@@ -143,9 +143,9 @@ def test_what_cannot_be_written_is_no_loss(error, tmp_path, monkeypatch):
   def fail(*_, **__):
     raise OSError(error, os.strerror(error))
 
-  for name in ('open', 'stat'):
+  for place, name in ((os, 'fdopen'), (os, 'replace'), (pathlib.Path, 'stat')):
     with monkeypatch.context() as patch:
-      patch.setattr(pathlib.Path, name, fail)
+      patch.setattr(place, name, fail)
       program_cache.save()
   assert not _entries(tmp_path)
   program_cache.save()

@@ -313,7 +313,7 @@ def test_updates_in_float32(run):
 # A step takes some seconds; XLA for CPUs has no fast convolution of float64.
 # Of the settings of 'loud', 'single' is one step.
 @pytest.mark.parametrize(('run', 'num_steps'), [
-    ('single', 1),
+    ('single', 1), ('preset', 3),
     *(pytest.param(run, 6, marks=pytest.mark.slow)
       for run in ('preset', 'loud'))])
 def test_updates_in_float64(run, num_steps):

@@ -191,16 +191,20 @@ def test_a_system_that_does_not_say(tmp_path, monkeypatch):
   assert not host_memory._given_when_asked()
 
 
-_TOUCH = """
+_ADVISED = """
 import ctypes, pathlib, re
 from byol_jax import jobs
 def main(_):
   libc = ctypes.CDLL(None)
   libc.malloc.restype = ctypes.c_void_p
-  block = ctypes.c_void_p(libc.malloc(2**27))
-  ctypes.memset(block, 1, 2**27)
-  rollup = pathlib.Path('/proc/self/smaps_rollup').read_text()
-  print(re.search(r'AnonHugePages:\\s+(\\d+)', rollup).group(1))
+  start = libc.malloc(2**27)
+  end, advised = start + 2**27, 0
+  maps = pathlib.Path('/proc/self/smaps').read_text()
+  for low, high, flags in re.findall(
+      r'^(\\w+)-(\\w+) .*?^VmFlags: (.*?)$', maps, re.MULTILINE | re.DOTALL):
+    if 'hg' in flags.split():
+      advised += max(0, min(end, int(high, 16)) - max(start, int(low, 16)))
+  print(advised)
 jobs.run(main)
 """
 
@@ -208,10 +212,17 @@ jobs.run(main)
 @pytest.mark.skipif(
     not host_memory._given_when_asked(),
     reason='asks for a system that gives them, and a glibc that asks')
-def test_jobs_have_large_pages():
+@pytest.mark.parametrize('tunables', [
+    {}, {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}])
+def test_jobs_ask_for_large_pages(tunables):
+  """How many it is given is the system's: 56 of 128 MB, once, of a full one."""
   environment = {
       k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
   done = subprocess.run(
-      [sys.executable, '-c', _TOUCH], env=environment, capture_output=True,
-      text=True, check=True, timeout=60)
-  assert int(done.stdout) > 2**16  # kB
+      [sys.executable, '-c', _ADVISED], env=environment | tunables,
+      capture_output=True, text=True, check=True, timeout=60)
+  asked = int(done.stdout)
+  if tunables:
+    assert asked == 0
+  else:
+    assert asked > 2**27 - 2**21  # but for a page at an end

@@ -131,6 +131,11 @@ def run(
     except (config_lib.ConfigError, FloatingPointError, OSError) as error:
       _say(error)
       _leave(1, f'{error}')
+    except stopping.PreemptedAtOnce as error:
+      print(error, flush=True)
+      # JAX may have been compiling, and goes on: Python, as it ends, would wait
+      # for that, and then crash.
+      _leave(error.code, f'{error}', terminal.leave)
     except stopping.UnfinishedError as error:
       print(error, flush=True)
       _leave(error.code, f'{error}')
@@ -170,6 +175,7 @@ def _may_pass(error: Exception) -> bool:
       'UnavailableError', 'DeadlineExceededError', 'AbortedError')
 
 
-def _leave(code: int, why: str) -> None:
+def _leave(
+    code: int, why: str, leave: Callable[[int], None] = sys.exit) -> None:
   peers.part(code, ' '.join(why.split())[:500])
-  sys.exit(code)
+  leave(code)

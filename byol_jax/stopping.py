@@ -6,10 +6,14 @@ and the job leaves with `RUN_AGAIN`. A second one leaves at once.
 
 from collections.abc import Iterator
 import contextlib
+import importlib.machinery
 import signal
 import socket
+import sys
 import threading
 import time
+import types
+from typing import Any
 
 from byol_jax import terminal
 
@@ -21,6 +25,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME_SIGNAL_SECS = 1.0
 # For Python to leave by itself where there is nothing to wait for.
 _UNWIND_SECS = 5.0
+# Until what could not raise has ended.
+_AGAIN_SECS = 0.01
 
 
 class UnfinishedError(SystemExit):
@@ -39,13 +45,17 @@ class Preempted(UnfinishedError):
   """The job was asked to stop."""
 
 
+class PreemptedAtOnce(Preempted):
+  """Wherever the main thread was, and what it began may go on beside it."""
+
+
 class Requests:
   """What the signals asked for so far.
 
   Attributes:
     requested: the job is to stop where it can go on.
-    at_once: there is nothing to save; the first signal raises `Preempted`,
-      wherever the main thread is.
+    at_once: there is nothing to save; the first signal raises
+      `PreemptedAtOnce`, wherever the main thread is.
     kept: what the message says then.
     raised: what it was, once it was.
   """
@@ -56,7 +66,7 @@ class Requests:
     self.requested = False
     self.at_once = at_once
     self.kept = kept
-    self.raised: Preempted | None = None
+    self.raised: PreemptedAtOnce | None = None
     self._first = None  # when the first signal came
     self._leave = None  # where there is nothing to wait for
 
@@ -70,11 +80,35 @@ class Requests:
     if self.requested:
       raise Preempted(f'asked to stop: {self.kept}')
 
-  def on_signal(self, number: int, _: object = None) -> None:
+  def on_signal(self, number: int, frame: types.FrameType | None = None
+                ) -> None:
     """In the main thread, as soon as that runs Python."""
     self.requested = True
-    if self.at_once:
-      self.raised = Preempted(self._describe(number))
+    if self.at_once and self.raised is None:
+      self.raised = PreemptedAtOnce(self._describe(number))
+      self._raise(frame)
+
+  def on_alarm(self, _: int, frame: types.FrameType | None = None) -> None:
+    """In the main thread, some time after nobody could raise there."""
+    if self.at_once and self.raised is not None:
+      self._raise(frame)
+
+  def on_unraisable(self, unraisable: Any) -> bool:
+    """Raises it again soon, if it is ours; returns whether it is.
+
+    Python calls back where nobody can raise: as it collects garbage, or lets
+    go of what is weakly held. While a step is traced it often does.
+    """
+    is_ours = (
+        self.raised is not None and unraisable.exc_value is self.raised)
+    if is_ours:
+      signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS)
+    return is_ours
+
+  def _raise(self, frame: types.FrameType | None) -> None:
+    if _is_loading_c(frame):
+      signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS)
+    else:
       raise self.raised
 
   def on_byte(self, number: int) -> None:
@@ -103,6 +137,17 @@ class Requests:
       self._leave.cancel()
 
 
+def _is_loading_c(frame: types.FrameType | None) -> bool:
+  """Whether a module of C is being made: JAX's and TensorFlow's crash then."""
+  while frame is not None:
+    code = frame.f_code
+    if (code.co_name in ('create_module', 'exec_module') and isinstance(
+        frame.f_locals.get('self'), importlib.machinery.ExtensionFileLoader)):
+      return True
+    frame = frame.f_back
+  return False
+
+
 @contextlib.contextmanager
 def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   """Listens to the signals; as they were when it ends.
@@ -124,6 +169,10 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   # are written from C.
   before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   handlers = {s: signal.signal(s, asked.on_signal) for s in _SIGNALS}
+  handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, asked.on_alarm)
+  say_unraisable = sys.unraisablehook
+  sys.unraisablehook = lambda unraisable: (
+      asked.on_unraisable(unraisable) or say_unraisable(unraisable))
 
   def read() -> None:
     for number in iter(lambda: reader.recv(1), b''):
@@ -133,6 +182,8 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   thread.start()
   try:
     yield asked
+    if asked.raised is not None:  # and lost
+      raise asked.raised
   except Exception as error:
     # C++ code that calls Python may replace what is raised there, as
     # TensorFlow's does, by an error of its own.
@@ -140,6 +191,8 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
       raise asked.raised from error
     raise
   finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.unraisablehook = say_unraisable
     for number, handler in handlers.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(before)

@@ -233,6 +233,30 @@ def test_a_signal_before_the_job_listens_itself_is_a_line(where, number):
   assert (out, err) == (f'{number.name}: there was nothing to save\n', '')
 
 
+def test_a_signal_while_jax_compiles_is_a_line_too():
+  """The compilation goes on beside Python, which crashed as it ended."""
+  done = _run_code("""
+import os, signal, threading
+from byol_jax import jobs
+def main(_):
+  import jax
+  import jax.numpy as jnp
+  def slow(x):
+    for i in range(300):
+      x = jnp.sort(x * i) + jnp.cumsum(x)
+    return x
+  lowered = jax.jit(slow).lower(jnp.ones(1000))
+  # Not kept from a run before.
+  jax.config.update('jax_enable_compilation_cache', False)
+  threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+  lowered.compile()
+  print('compiled')
+jobs.run(main)
+""")
+  assert (done.returncode, done.stdout, done.stderr) == (
+      75, 'SIGTERM: there was nothing to save\n', '')
+
+
 def test_convolutions_of_a_job_are_kept_from_ynnpack():
   """XLA, which ends a process at a flag that it does not know, goes on."""
   done = _run_code(

@@ -1,5 +1,7 @@
 """Signals: the first asks, the second leaves, also where Python hangs."""
 
+import gc
+import importlib.machinery
 import os
 import signal
 import subprocess
@@ -45,6 +47,46 @@ def test_what_c_code_puts_in_its_place_is_not_an_error():
         time.sleep(10)
       except stopping.Preempted:
         raise RuntimeError('MISMATCH of active exception types') from None
+
+
+@pytest.mark.parametrize('waits', [True, False])
+def test_where_nobody_can_raise_it_is_raised_afterwards(waits, capfd):
+  """Python only prints what a callback of its collector raises."""
+  def stop(phase, _):
+    gc.callbacks.remove(stop)
+    _send(signal.SIGTERM)
+
+  with pytest.raises(stopping.Preempted, match='SIGTERM'):
+    with stopping.requests(at_once=True) as asked:
+      gc.callbacks.append(stop)
+      gc.collect()
+      assert asked.raised is not None
+      if waits:
+        time.sleep(10)
+        pytest.fail('went on')
+  assert not capfd.readouterr().err
+  assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize('method', ['create_module', 'exec_module'])
+def test_modules_of_c_are_made_first(method):
+  """JAX's and TensorFlow's crash where one raises in the midst of them."""
+  made = []
+
+  def make(self, _):
+    _send(signal.SIGTERM)
+    time.sleep(0.1)
+    made.append(self.name)
+
+  make.__code__ = make.__code__.replace(co_name=method)
+  loader = type('Loader', (importlib.machinery.ExtensionFileLoader,), {
+      method: make})('a', 'a.so')
+  with pytest.raises(stopping.Preempted, match='SIGTERM'):
+    with stopping.requests(at_once=True):
+      getattr(loader, method)(None)
+      time.sleep(10)
+      pytest.fail('went on')
+  assert made == ['a']
 
 
 def test_an_error_of_whom_nobody_asked_stays_one():

@@ -15,6 +15,7 @@ and exports know of none of this.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
@@ -118,7 +119,7 @@ class Replicated:
     return local_norms(*trees)
 
   def norm(self, *trees: Any) -> tuple[jax.Array, ...]:
-    return tuple(map(optax.tree.norm, trees))
+    return tuple(_norm(map(_square, jax.tree.leaves(x))) for x in trees)
 
 
 class Sharded:
@@ -235,8 +236,7 @@ class Sharded:
     return jax.tree.map(jnp.sqrt, self._squares(trees))
 
   def norm(self, *trees: Any) -> tuple[jax.Array, ...]:
-    return tuple(
-        jnp.sqrt(sum(jax.tree.leaves(tree))) for tree in self._squares(trees))
+    return tuple(_norm(jax.tree.leaves(x)) for x in self._squares(trees))
 
   def _squares(self, trees: tuple[Any, ...]) -> tuple[Any, ...]:
     """Sums of squares of all leaves, by one gather over the host's devices."""
@@ -310,7 +310,11 @@ def _of_parts(tree: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _square(x: jax.Array) -> jax.Array:
-  return jnp.sum(jnp.square(x))
+  return jnp.sum(lax.square(x))
+
+
+def _norm(squares: Iterable[jax.Array]) -> jax.Array:
+  return jnp.sqrt(sum(squares))
 
 
 def _is_masked(x: Any) -> bool:

@@ -196,15 +196,15 @@ def test_who_says_something_new_does_not_hang(watches, monkeypatch):
 CODE = '''
     import sys, time
     from absl import flags
-    from byol_jax import processes
-
-    flags.FLAGS(sys.argv)
-    processes.join()
     import jax
     from byol_jax import peers
+    from byol_jax import processes
     from byol_jax.training import devices
     from orbax.checkpoint import multihost
 
+    flags.FLAGS(sys.argv)
+    processes.join()
+    devices.any_process(False)  # compiles
     peers.advance('step 7')
     devices.any_process(False)
     with peers.at('the save of step 7'):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -93,7 +94,7 @@ def start(
     yield started
 
 
-def wait(started: Sequence[Process], timeout: float = 120.0) -> list[Done]:
+def wait(started: Sequence[Process], timeout: float = 300.0) -> list[Done]:
   """Waits for all of them.
 
   Raises:
@@ -113,14 +114,24 @@ def wait(started: Sequence[Process], timeout: float = 120.0) -> list[Done]:
 
 def run(
     arguments: Sequence[str], folder: str | os.PathLike[str],
-    timeout: float = 120.0, **settings: object) -> list[Done]:
+    timeout: float = 300.0, **settings: object) -> list[Done]:
   """`start`, then `wait`."""
   with start(arguments, folder, **settings) as started:
     return wait(started, timeout)
 
 
 def free_port() -> int:
-  """One that nobody listens at, for now."""
-  with socket.socket() as listener:
-    listener.bind(('127.0.0.1', 0))
-    return listener.getsockname()[1]
+  """One that nobody listens at, and that Linux gives to nobody unasked."""
+  while True:
+    port = random.randrange(20_000, 32_768)
+    with contextlib.suppress(OSError), socket.socket() as listener:
+      listener.bind(('127.0.0.1', port))
+      return port
+
+
+def has_ended(pid: int) -> bool:
+  """Whether a process is gone, or but waits for a parent to take its code."""
+  state = subprocess.run(
+      ['ps', '-o', 'stat=', '-p', str(pid)], capture_output=True, text=True,
+      check=False).stdout.strip()
+  return state[:1] in ('', 'Z')

@@ -73,6 +73,7 @@ def test_ctrl_c_while_they_look_for_each_other(number):
   job = _start(f'127.0.0.1:{port}', number, secs=100)
   if number:
     with socket.create_server(('127.0.0.1', port)) as listener:
+      listener.settimeout(60)
       listener.accept()[0].close()  # it is there
   else:
     _connect(port).close()
@@ -81,10 +82,12 @@ def test_ctrl_c_while_they_look_for_each_other(number):
 
 
 def _connect(port):
+  until = time.monotonic() + 60
   while True:
     try:
       return socket.create_connection(('127.0.0.1', port))
     except OSError:
+      assert time.monotonic() < until
       time.sleep(0.1)
 
 
@@ -148,6 +151,7 @@ def test_processes_of_another_number():
   port = processes.free_port()
   with concurrent.futures.ThreadPoolExecutor() as pool:
     first = pool.submit(_meet, port, 0, 2)
+    _connect(port).close()  # it is there
     other = pool.submit(
         rendezvous.meet, f'127.0.0.1:{port}', 3, 1, timeout_secs=1)
     with pytest.raises(config_lib.ConfigError, match=(

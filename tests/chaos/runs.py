@@ -12,13 +12,14 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
+
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The quickstart's network, narrow, on images that need no download.
@@ -254,9 +255,7 @@ class Lab:
       self, workdir: pathlib.Path, *extra: str, devices: int = 2,
       **kwargs: Any) -> list[Run]:
     """Two processes of one run."""
-    with socket.socket() as free:
-      free.bind(('127.0.0.1', 0))
-      port = free.getsockname()[1]
+    port = processes.free_port()
     flags = f'--xla_force_host_platform_device_count={devices}'
     env = kwargs.pop('env', {}) | {
         'XLA_FLAGS': f'{self._xla_flags} {flags}'}

@@ -20,7 +20,7 @@ def test_idle_command_is_stopped(tmp_path):
   start = time.monotonic()
   with pytest.raises(download.DownloadError, match='nothing answered in 1'):
     _run('time.sleep(60)', tmp_path)
-  assert time.monotonic() - start < 10
+  assert time.monotonic() - start < 50
 
 
 def test_starting_takes_its_own_time(tmp_path):
@@ -37,19 +37,19 @@ def test_starting_takes_its_own_time(tmp_path):
 
 def test_growing_files_are_progress(tmp_path):
   _run('''
-for i in range(12):
+for i in range(20):
   open(sys.argv[1] + "/x", "a").write("x")
   time.sleep(0.2)
-''', tmp_path)
-  assert (tmp_path / 'x').read_text() == 'x' * 12
+''', tmp_path, patience_secs=3.0)
+  assert (tmp_path / 'x').read_text() == 'x' * 20
 
 
 def test_computing_is_progress(tmp_path):
   _run('''
-for i in range(12):
+for i in range(20):
   print(2.0 * i, flush=True)
   time.sleep(0.2)
-''', tmp_path)
+''', tmp_path, patience_secs=3.0)
 
 
 def test_failure_says_the_last_line(tmp_path):

@@ -117,7 +117,7 @@ def test_pieces_are_removed(tmp_path):
 def test_the_oldest_go_first(tmp_path, monkeypatch):
   monkeypatch.setattr(program_cache, '_MAX_BYTES', 100)
   for age in range(4):
-    _keep(tmp_path, f'{age}.pb', b'12345678', age)
+    _keep(tmp_path, f'{age}.pb', b'12345678', 1000 * age)
   program_cache.use(tmp_path)
   assert [e.name for e in _entries(tmp_path)] == ['0.pb-cache', '1.pb-cache']
   assert _in_memory('1.pb') == b'12345678'

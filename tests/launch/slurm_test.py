@@ -95,16 +95,17 @@ def test_what_slurm_itself_refuses_is_not_queued_again(fakes, slurm):
   assert 'srun left with code 1' in err and not fakes.calls('scontrol')
 
 
-def test_scancel_is_final(fakes, slurm):
-  fakes.answer('srun', run=['/bin/bash', '-c', '''
+def test_scancel_is_final(fakes, slurm, tmp_path):
+  ready = tmp_path / 'ready'
+  fakes.answer('srun', run=['/bin/bash', '-c', f'''
 trap 'exit 75' TERM
-for i in {1..200}; do sleep 0.05; done'''])
+touch "{ready}"
+for i in {{1..200}}; do sleep 0.05; done'''])
   process = slurm.start(*JOB)
   until = time.monotonic() + 30
-  while not fakes.calls('srun'):
+  while not ready.exists():
     assert time.monotonic() < until
     time.sleep(0.02)
-  time.sleep(0.3)  # for the trap
   os.kill(process.pid, signal.SIGTERM)
   # Slurm signals all; the step has not left yet when the script hears of it.
   time.sleep(0.1)
@@ -118,18 +119,21 @@ for i in {1..200}; do sleep 0.05; done'''])
   assert not fakes.calls('scontrol')
 
 
-def test_a_task_outlives_the_signal_that_its_job_obeys(fakes, slurm):
+def test_a_task_outlives_the_signal_that_its_job_obeys(
+    fakes, slurm, tmp_path):
   """Slurm signals every process of a task, its shell too."""
-  fakes.answer('srun', run=['/bin/bash', '-c', '''
+  ready = tmp_path / 'ready'
+  fakes.answer('srun', run=['/bin/bash', '-c', f'''
 while [[ $1 == --* ]]; do shift; done
 set -m
 "$@" & task=$!
-sleep 0.5
+until [[ -e "{ready}" ]]; do sleep 0.02; done
 kill -TERM -- -$task
 wait $task''', 'srun'])
-  fakes.answer('python', run=['/bin/bash', '-c', '''
+  fakes.answer('python', run=['/bin/bash', '-c', f'''
 trap 'sleep 0.2; exit 75' TERM
-for i in {1..200}; do sleep 0.05; done'''])
+touch "{ready}"
+for i in {{1..200}}; do sleep 0.05; done'''])
   slurm(*JOB, code=75)
   assert fakes.calls('scontrol')
 

@@ -427,8 +427,15 @@ for i in {{1..400}}; do sleep 0.05; done'''])
   process.send_signal(signal.SIGKILL)
   process.wait()
   os.kill(int((machine.home / 'byol_jax_job' / 'pid').read_text()), 0)
+
+  def follows():
+    return sum(' follow ' in call[-1] for call in fakes.calls('gcloud'))
+
+  before, until = follows(), time.monotonic() + 30
   follower = machine(*RUN_HERE, *JOB)
-  time.sleep(0.5)
+  while follows() == before:
+    assert time.monotonic() < until
+    time.sleep(0.02)
   stopper = machine('stop', *SLICE)
   out, _ = stopper.communicate(timeout=20)
   assert out == 'byol_jax_job: stopped 75\n'

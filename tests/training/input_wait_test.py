@@ -1,7 +1,7 @@
 """The share of time in which devices wait for images, and what is said of it.
 """
 
-import time
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +56,14 @@ def test_only_waiting_for_the_batch_counts(wait, clock):
 def test_a_device_that_is_busy_does_not_wait(wait, clock, monkeypatch):
   batches = _batches(clock, 0.5)
   wait.take(batches)
-  monkeypatch.setattr(  # the step takes longer
-      jax, 'block_until_ready', lambda _: time.sleep(0.2))
+  step_has_ended = threading.Event()
+  monkeypatch.setattr(
+      jax, 'block_until_ready', lambda _: step_has_ended.wait())
   wait.started(jnp.zeros(()))
   wait.take(batches)
   wait.started(jnp.zeros(()))
   assert wait.take_seconds() == 0.0
+  step_has_ended.set()
 
 
 def test_from_the_end_of_the_step_on(wait, clock):

@@ -1,10 +1,12 @@
 """Which platforms JAX looks for devices on, and how a CPU's XLA works."""
 
+from collections.abc import Callable
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import re
+from typing import Any
 
 # Where JAX takes the number of a CPU's devices from.
 _CPU_DEVICES = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
@@ -13,6 +15,8 @@ _CPU_DEVICES = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
 # flag: XLA ends a process that has others.
 _YNNPACK_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 JAXLIBS = ('0.10.',)
+
+_OPTIMIZATION_LEVEL = 'xla_backend_optimization_level'
 
 
 def leave_out_absent_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> None:
@@ -65,6 +69,28 @@ def have_threads_of_one_process(num_processes: int) -> None:
   of_this_one = os.environ.get('JAX_NUM_CPU_DEVICES') or (found or ['1'])[-1]
   os.environ.setdefault(
       'PJRT_NPROC', str(max(num_processes * int(of_this_one), cores())))
+
+
+def jit_to_run_once(
+    fn: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+  """`jax.jit` of what runs once, such as `init`: for a CPU it optimises less.
+
+  To optimise takes longer there than to draw a network's random parameters. A
+  level in XLA_FLAGS stays.
+  """
+  import jax  # which nothing else here has to wait for
+  optimised = jax.jit(fn, **kwargs)
+  quick = jax.jit(fn, compiler_options={_OPTIMIZATION_LEVEL: 1}, **kwargs)
+
+  def call(*args: Any) -> Any:
+    # JAX has such options for what is no part of another program.
+    is_traced = any(
+        isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+    is_set = _OPTIMIZATION_LEVEL in os.environ.get('XLA_FLAGS', '')
+    is_quick = jax.default_backend() == 'cpu' and not is_traced and not is_set
+    return (quick if is_quick else optimised)(*args)
+
+  return call
 
 
 def cores() -> int:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 
+import jax
 import pytest
 
 from byol_jax import platforms
@@ -71,3 +72,29 @@ def test_convolutions_are_kept_from_ynnpack_where_jaxlib_can(
 def test_this_jaxlib_is_one_of_those():
   """Else convolutions are as slow as XLA has them: look at them again."""
   assert importlib.metadata.version('jaxlib').startswith(platforms.JAXLIBS)
+
+
+@pytest.mark.parametrize('backend, flags, is_quick', [
+    ('cpu', '', True), ('cpu', '--xla_backend_optimization_level=0', False),
+    ('tpu', '', False)])
+def test_what_runs_once_is_optimised_less(
+    backend, flags, is_quick, monkeypatch):
+  used = []
+  jit = jax.jit
+
+  def noting(fn, **kwargs):
+    jitted = jit(fn, **kwargs)
+    return lambda *args: used.append(kwargs) or jitted(*args)
+
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  monkeypatch.setattr(jax, 'jit', noting)
+  init = platforms.jit_to_run_once(lambda x: x + 1)
+  assert int(init(1)) == 2
+  assert used.pop() == (
+      {'compiler_options': {'xla_backend_optimization_level': 1}}
+      if is_quick else {})
+  # As a part of another program it has no options of its own.
+  assert jax.eval_shape(init, jax.ShapeDtypeStruct((3,), 'float32')).shape == (
+      3,)
+  assert used.pop() == {}

@@ -8,7 +8,6 @@ differ between them are arrays of the state, not constants of the program.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
-import functools
 from typing import Any
 
 from flax import struct
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from byol_jax import all_reduce
+from byol_jax import platforms
 from byol_jax.evaluation import resumable
 from byol_jax.networks import transfer
 from byol_jax.training import devices
@@ -83,13 +83,21 @@ def initialize(
   Returns:
     `params` and `batch_stats`, by part.
   """
-  init = functools.partial(task.module.init, train=False)
-  variables = jax.jit(init)(key, jnp.asarray(images))
-  return {
-      name: {**variables.get(name, {}), **{
-          part: tree for part, tree in encoder_variables.get(name, {}).items()
-          if part == 'encoder'}}
-      for name in ('params', 'batch_stats')}
+  def find_given(name: str) -> dict[str, Any]:
+    parts = encoder_variables.get(name, {}).items()
+    return {part: tree for part, tree in parts if part == 'encoder'}
+
+  given = {name: find_given(name) for name in ('params', 'batch_stats')}
+
+  def init(key: jax.Array, images: jax.Array) -> dict[str, Any]:
+    # Of what is given nothing is returned, and so nothing compiled.
+    variables = task.module.init(key, images, train=False)
+    return {
+        name: {part: tree for part, tree in variables.get(name, {}).items()
+               if part not in parts} for name, parts in given.items()}
+
+  made = platforms.jit_to_run_once(init)(key, jnp.asarray(images))
+  return {name: made[name] | parts for name, parts in given.items()}
 
 
 class Trainer:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from byol_jax import platforms
 from byol_jax.networks import network as network_lib
 
 
@@ -73,7 +74,7 @@ def make_create_train_state(
         {'params': key, 'dropout': key}, images, train=True)
     return variables['params'], variables.get('batch_stats', {})
 
-  init = jax.jit(init, out_shardings=sharding)
+  init = platforms.jit_to_run_once(init, out_shardings=sharding)
 
   def create_train_state(images: jax.Array | None = None) -> TrainState:
     if images is None:

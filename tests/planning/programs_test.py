@@ -97,5 +97,6 @@ def test_the_sources_are_those_of_the_step():
   assert {str(file.relative_to(root)) for file in others} == {
       '__init__.py', 'training/__init__.py',
       'config.py',  # by its values
+      'platforms.py',  # of what runs once, on a CPU
       # What `training.devices` needs where there are other processes.
       'failures.py', 'peers.py', 'stopping.py', 'terminal.py'}

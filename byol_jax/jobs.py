@@ -134,7 +134,7 @@ def run(
     except stopping.PreemptedAtOnce as error:
       print(error, flush=True)
       # JAX may have been compiling, and goes on: Python, as it ends, would wait
-      # for that, and then crash.
+      # for that, and then crash. What `atexit` would keep is not kept.
       _leave(error.code, f'{error}', terminal.leave)
     except stopping.UnfinishedError as error:
       print(error, flush=True)

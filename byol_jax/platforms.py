@@ -79,13 +79,13 @@ def jit_to_run_once(
   level in XLA_FLAGS stays.
   """
   import jax  # which nothing else here has to wait for
+  import jax.numpy as jnp
   optimised = jax.jit(fn, **kwargs)
   quick = jax.jit(fn, compiler_options={_OPTIMIZATION_LEVEL: 1}, **kwargs)
 
   def call(*args: Any) -> Any:
-    # JAX has such options for what is no part of another program.
-    is_traced = any(
-        isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+    # As a part of another program it can have no options of its own.
+    is_traced = isinstance(jnp.zeros(()), jax.core.Tracer)
     is_set = _OPTIMIZATION_LEVEL in os.environ.get('XLA_FLAGS', '')
     is_quick = jax.default_backend() == 'cpu' and not is_traced and not is_set
     return (quick if is_quick else optimised)(*args)

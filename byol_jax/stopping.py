@@ -57,7 +57,7 @@ class Requests:
     at_once: there is nothing to save; the first signal raises
       `PreemptedAtOnce`, wherever the main thread is.
     kept: what the message says then.
-    raised: what it was, once it was.
+    ending: what was raised, or will be where that can be; None before.
   """
 
   def __init__(
@@ -66,9 +66,11 @@ class Requests:
     self.requested = False
     self.at_once = at_once
     self.kept = kept
-    self.raised: PreemptedAtOnce | None = None
+    self.ending: PreemptedAtOnce | None = None
     self._first = None  # when the first signal came
     self._leave = None  # where there is nothing to wait for
+    self._alarm_before = None  # the handler that ours takes the place of
+    self._is_over = False
 
   def leave_at_once(self) -> None:
     """From now on there is nothing to save, also of what was asked before.
@@ -84,13 +86,8 @@ class Requests:
                 ) -> None:
     """In the main thread, as soon as that runs Python."""
     self.requested = True
-    if self.at_once and self.raised is None:
-      self.raised = PreemptedAtOnce(self._describe(number))
-      self._raise(frame)
-
-  def on_alarm(self, _: int, frame: types.FrameType | None = None) -> None:
-    """In the main thread, some time after nobody could raise there."""
-    if self.at_once and self.raised is not None:
+    if self.at_once and self.ending is None:
+      self.ending = PreemptedAtOnce(self._describe(number))
       self._raise(frame)
 
   def on_unraisable(self, unraisable: Any) -> bool:
@@ -100,16 +97,35 @@ class Requests:
     go of what is weakly held. While a step is traced it often does.
     """
     is_ours = (
-        self.raised is not None and unraisable.exc_value is self.raised)
+        self.ending is not None and unraisable.exc_value is self.ending)
     if is_ours:
-      signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS)
+      self._raise_soon()
     return is_ours
 
   def _raise(self, frame: types.FrameType | None) -> None:
     if _is_loading_c(frame):
-      signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS)
+      self._raise_soon()
     else:
-      raise self.raised
+      raise self.ending
+
+  def _raise_soon(self) -> None:
+    """By the process's alarm, which `end` gives back."""
+    if self._is_over:
+      return
+    if self._alarm_before is None:
+      self._alarm_before = signal.signal(signal.SIGALRM, self._on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECS)
+
+  def _on_alarm(self, _: int, frame: types.FrameType | None) -> None:
+    if self.at_once and not self._is_over:
+      self._raise(frame)
+
+  def end(self) -> None:
+    """From now on nothing is raised; the alarm is whose it was."""
+    self._is_over = True
+    if self._alarm_before is not None:
+      signal.setitimer(signal.ITIMER_REAL, 0)
+      signal.signal(signal.SIGALRM, self._alarm_before)
 
   def on_byte(self, number: int) -> None:
     """In a thread, at once, even while the main thread waits for devices."""
@@ -129,7 +145,8 @@ class Requests:
 
   def _go(self, number: int) -> None:
     """In the place of a main thread that did not come to say it."""
-    terminal.leave(RUN_AGAIN, f'{self._describe(number)}\n', descriptor=1)
+    if self.at_once:  # still
+      terminal.leave(RUN_AGAIN, f'{self._describe(number)}\n', descriptor=1)
 
   def close(self) -> None:
     """What was asked for is being done."""
@@ -169,7 +186,6 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   # are written from C.
   before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   handlers = {s: signal.signal(s, asked.on_signal) for s in _SIGNALS}
-  handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, asked.on_alarm)
   say_unraisable = sys.unraisablehook
   sys.unraisablehook = lambda unraisable: (
       asked.on_unraisable(unraisable) or say_unraisable(unraisable))
@@ -181,17 +197,19 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   thread = threading.Thread(target=read, name='signals', daemon=True)
   thread.start()
   try:
-    yield asked
-    if asked.raised is not None:  # and lost
-      raise asked.raised
+    try:
+      yield asked
+    finally:
+      asked.end()
+    if asked.ending is not None:  # and could not be raised
+      raise asked.ending
   except Exception as error:
     # C++ code that calls Python may replace what is raised there, as
     # TensorFlow's does, by an error of its own.
-    if asked.raised is not None:
-      raise asked.raised from error
+    if asked.ending is not None:
+      raise asked.ending from error
     raise
   finally:
-    signal.setitimer(signal.ITIMER_REAL, 0)
     sys.unraisablehook = say_unraisable
     for number, handler in handlers.items():
       signal.signal(number, handler)

@@ -49,23 +49,63 @@ def test_what_c_code_puts_in_its_place_is_not_an_error():
         raise RuntimeError('MISMATCH of active exception types') from None
 
 
-@pytest.mark.parametrize('waits', [True, False])
-def test_where_nobody_can_raise_it_is_raised_afterwards(waits, capfd):
-  """Python only prints what a callback of its collector raises."""
-  def stop(phase, _):
-    gc.callbacks.remove(stop)
-    _send(signal.SIGTERM)
+@pytest.fixture
+def said(monkeypatch):
+  """What Python says of exceptions that nobody could raise."""
+  said = []
+  monkeypatch.setattr(
+      sys, 'unraisablehook', lambda found: said.append(found.exc_value))
+  return said
 
-  with pytest.raises(stopping.Preempted, match='SIGTERM'):
+
+def _raise_in_a_callback(function):
+  """As Python collects garbage, where it only says what was raised."""
+  def callback(phase, _):
+    gc.callbacks.remove(callback)
+    function()
+  gc.callbacks.append(callback)
+  gc.collect()
+
+
+@pytest.mark.parametrize('waits', [True, False])
+def test_where_nobody_can_raise_it_is_raised_afterwards(waits, said):
+  hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+  with pytest.raises(stopping.PreemptedAtOnce, match='SIGTERM'):
     with stopping.requests(at_once=True) as asked:
-      gc.callbacks.append(stop)
-      gc.collect()
-      assert asked.raised is not None
+      _raise_in_a_callback(lambda: {}['of others'])
+      _raise_in_a_callback(lambda: _send(signal.SIGTERM))
+      assert asked.ending is not None
       if waits:
         time.sleep(10)
         pytest.fail('went on')
-  assert not capfd.readouterr().err
+  assert list(map(str, said)) == ["'of others'"]
+  assert sys.unraisablehook is hook
+  assert signal.getsignal(signal.SIGALRM) is alarm
   assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_who_listens_by_then_does_not_keep_it_from_being_raised(said):
+  with pytest.raises(stopping.PreemptedAtOnce, match='SIGTERM'):
+    with stopping.requests(at_once=True):
+      _raise_in_a_callback(lambda: _send(signal.SIGTERM))
+      with stopping.requests(at_once=True):
+        time.sleep(10)
+        pytest.fail('went on')
+  assert not said
+
+
+def test_an_alarm_of_others_is_left_to_them():
+  came = []
+  before = signal.signal(signal.SIGALRM, lambda *_: came.append('alarm'))
+  try:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with stopping.requests(at_once=True):
+      until = time.monotonic() + 60
+      while not came and time.monotonic() < until:
+        time.sleep(0.01)
+  finally:
+    signal.signal(signal.SIGALRM, before)
+  assert came == ['alarm']
 
 
 @pytest.mark.parametrize('method', ['create_module', 'exec_module'])
@@ -105,6 +145,19 @@ def test_nothing_is_left_behind_that_leaves_later(monkeypatch):
   assert not asked._leave.is_alive() and not left
 
 
+def test_who_has_something_to_save_by_then_is_not_cut_off(monkeypatch):
+  left = []
+  monkeypatch.setattr(
+      stopping.terminal, 'leave', lambda *_, **__: left.append('left'))
+  asked = stopping.Requests(at_once=True)
+  asked.at_once = False  # the first step is done
+  asked._go(signal.SIGTERM)
+  assert not left
+  asked.at_once = True
+  asked._go(signal.SIGTERM)
+  assert left
+
+
 def test_outside_the_main_thread_nothing_is_asked():
   seen = []
 
@@ -135,6 +188,11 @@ def tell():
     time.sleep(0.01)
   print('ready', flush=True)
 
+def on_byte(self, number):
+  heard(self, number)
+  print('heard', flush=True)
+
+heard, stopping.Requests.on_byte = stopping.Requests.on_byte, on_byte
 with stopping.requests(at_once={at_once}):
   threading.Thread(target=tell, daemon=True).start()
   lock(mutex)
@@ -156,14 +214,11 @@ def test_the_second_signal_leaves_though_the_main_thread_hangs(number):
   try:
     child.send_signal(number)
     child.send_signal(number)  # the same Ctrl-C, by way of a launcher
+    assert child.stdout.readline() == 'heard\n'
     time.sleep(1.5)
     assert child.poll() is None
-    # It may not have come to hear of the first ones as they were sent.
-    until = time.monotonic() + 60
-    while child.poll() is None and time.monotonic() < until:
-      child.send_signal(number)
-      time.sleep(0.2)
-    assert child.poll() == 128 + number
+    child.send_signal(number)
+    assert child.wait(timeout=60) == 128 + number
   finally:
     child.kill()
 
@@ -173,6 +228,7 @@ def test_the_first_leaves_though_the_main_thread_hangs_with_nothing_to_save():
   try:
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=60) == stopping.RUN_AGAIN
-    assert child.stdout.read() == 'SIGTERM: there was nothing to save\n'
+    assert child.stdout.read() == (
+        'heard\nSIGTERM: there was nothing to save\n')
   finally:
     child.kill()

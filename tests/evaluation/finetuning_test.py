@@ -75,6 +75,23 @@ def variables():
   return found
 
 
+def test_of_a_given_encoder_nothing_is_made(variables, monkeypatch):
+  made = []
+
+  def noting(fn):
+    def call(*args):
+      made.append(jax.jit(fn)(*args))
+      return made[-1]
+    return call
+
+  monkeypatch.setattr(finetuning.platforms, 'jit_to_run_once', noting)
+  found = finetuning.initialize(
+      _task(), jax.random.key(1), _batch(0)['image'], variables)
+  assert set(found['params']) == {'encoder', 'head'}
+  (new,) = made
+  assert set(new['params']) == {'head'} and 'encoder' not in new['batch_stats']
+
+
 @pytest.fixture(scope='module')
 def trainer():
   return finetuning.Trainer(_task(), _make_optimizer)

@@ -103,9 +103,8 @@ def _check_equal(found, expected, *, num_counted):
   for name, metrics in found.items():
     assert metrics.keys() == expected[name].keys()
     for key, value in metrics.items():
-      is_share = key.startswith(('test_', 'valid_')) and not key.endswith(
-          ('rms', 'rel'))
-      atol = 2.1 / num_counted if is_share else 1e-7
+      atol = 2.1 / num_counted if 'test_' in key and not key.endswith(
+          ('rms', 'rel')) else 1e-7
       np.testing.assert_allclose(
           value, expected[name][key], rtol=1e-4, atol=atol, err_msg=key)
 

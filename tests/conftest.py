@@ -91,12 +91,15 @@ def _give_memory_back():
 @pytest.fixture
 def sums_of_accelerators(monkeypatch):
   """XLA's own sums over devices, which it merges where it can."""
+  jax.clear_caches()  # what was traced before, layers among it, holds others
   def psum(tree, *, axis_name):
     return jax.lax.psum(tree, axis_name)
   monkeypatch.setattr(all_reduce, '_psum_in_turn', psum)
   monkeypatch.setattr(
       all_reduce, 'psum_after',
       lambda x, _, axis_name: jax.lax.psum(x, axis_name))
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

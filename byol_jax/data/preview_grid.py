@@ -1,13 +1,17 @@
 """A picture of originals and the views that training would see of them."""
 
 import functools
-import io
+import importlib.util
+import pathlib
 from typing import Any
 
 from etils import epath
-from matplotlib import figure
 import ml_collections
 import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+from PIL import ImageOps
 import tensorflow as tf
 
 from byol_jax import files
@@ -15,8 +19,9 @@ from byol_jax.data import pipeline
 from byol_jax.data import unreadable
 from byol_jax.data.examples import Source
 
-_CELL_INCHES = 1.6
-_DPI = 100
+# In pixels: of an image at most, between them, and of a line of text.
+_CELL, _GAP, _LINE = 152, 8, 20
+_FONT_SIZE, _MAX_TITLE_LENGTH = 12, 24
 
 
 def create_preview(
@@ -77,22 +82,50 @@ def _label(batch, source: Source, row: int) -> str:
 def _draw(
     rows: list[list[np.ndarray]], row_titles: tuple[str, ...],
     column_titles: list[str]) -> np.ndarray:
-  """Draws without pyplot, which keeps figures and picks a display."""
-  picture = figure.Figure(
-      (len(column_titles) * _CELL_INCHES, len(rows) * _CELL_INCHES + 0.3),
-      dpi=_DPI, layout='constrained')
-  axes = picture.subplots(
-      len(rows), len(column_titles), squeeze=False)
-  for cells, images, row_title in zip(axes, rows, row_titles, strict=True):
-    for cell, image in zip(cells, images, strict=True):
-      cell.imshow(image, interpolation='nearest')
-      cell.set_xticks([])
-      cell.set_yticks([])
-    cells[0].set_ylabel(row_title)
-  for cell, title in zip(axes[0], column_titles, strict=True):
-    cell.set_title(title[:24], fontsize=9)
-  buffer = io.BytesIO()
-  picture.savefig(buffer, format='rgba', dpi=_DPI)
-  width, height = picture.canvas.get_width_height()
-  pixels = np.frombuffer(buffer.getvalue(), np.uint8)
-  return pixels.reshape(height, width, 4)[..., :3].copy()
+  """Images uint8 [h, w, 3], or float32 in [0, 1], under and beside titles."""
+  step, font = _CELL + _GAP, _font()
+  picture = Image.new('RGB', (
+      _LINE + len(column_titles) * step, _LINE + len(rows) * step), 'white')
+  for column, title in enumerate(column_titles):
+    left = _LINE + column * step
+    picture.paste(
+        _line(title[:_MAX_TITLE_LENGTH], _CELL, font), (left, 0))
+  for row, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
+    top = _LINE + row * step
+    picture.paste(
+        _line(title, _CELL, font).transpose(Image.Transpose.ROTATE_90),
+        (0, top))
+    for column, image in enumerate(images):
+      shown = _fit(image)
+      picture.paste(shown, (
+          _LINE + column * step + (_CELL - shown.width) // 2,
+          top + (_CELL - shown.height) // 2))
+  return np.array(picture)
+
+
+def _fit(image: np.ndarray) -> Image.Image:
+  """As large as a cell allows; its pixels as they are, if that is larger."""
+  if image.dtype != np.uint8:
+    image = np.uint8(np.round(image * 255.0))
+  enlarged = max(image.shape[:2]) <= _CELL
+  return ImageOps.contain(
+      Image.fromarray(image), (_CELL, _CELL),
+      Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX)
+
+
+def _line(text: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+  line = Image.new('RGB', (width, _LINE), 'white')
+  ImageDraw.Draw(line).text(
+      (width // 2, _LINE // 2), text, 'black', font, anchor='mm')
+  return line
+
+
+def _font() -> ImageFont.FreeTypeFont:
+  """Matplotlib's, of more alphabets than Pillow's own; imports neither."""
+  package = importlib.util.find_spec('matplotlib')
+  try:
+    return ImageFont.truetype(
+        str(pathlib.Path(package.origin).parent
+            / 'mpl-data/fonts/ttf/DejaVuSans.ttf'), _FONT_SIZE)
+  except OSError:  # packaged otherwise
+    return ImageFont.load_default(_FONT_SIZE)

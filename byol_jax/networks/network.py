@@ -302,6 +302,7 @@ def _is_list(x: Any) -> bool:
   return isinstance(x, list)
 
 
+@functools.partial(jax.jit, inline=True, static_argnames='momentum')
 def _pass_in_order(
     old: jax.Array, per_view: jax.Array, *, momentum: float) -> jax.Array:
   """Running statistics after all views, from those after each one alone.

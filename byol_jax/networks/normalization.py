@@ -67,39 +67,57 @@ class BatchNorm(nn.Module):
             'batch_stats', name, start, (channels,), jnp.float32)
         for name, start in (('mean', jnp.zeros), ('var', jnp.ones))}
     dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
-
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    statistics = {name: value.value for name, value in running.items()}
     if train:
-      statistics = self._statistics(x, running)
-    else:
-      statistics = {name: value.value for name, value in running.items()}
-    mean, variance, scale, bias = (
-        v.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        for v in (statistics['mean'], statistics['var'], scale, bias))
-    factor = lax.rsqrt(variance + self.epsilon) * scale
-    return ((x - mean) * factor + bias).astype(dtype)
+      spread = self.axis_name is not None and not self.is_initializing()
+      statistics, moved = _batch_statistics(
+          x, statistics, momentum=self.momentum,
+          axis_name=self.axis_name if spread else None, local=self.local)
+      if not self.is_initializing():
+        for name, value in moved.items():
+          running[name].value = value
+    return _normalize(
+        x, **statistics, scale=scale, bias=bias, epsilon=self.epsilon,
+        dtype=dtype)
 
-  def _statistics(
-      self, x: jax.Array, running: dict[str, nn.Variable],
-  ) -> dict[str, jax.Array]:
-    """Those of a batch f[B, ..., C]; moves the running ones."""
-    places = tuple(range(x.ndim - 1))
-    moments = jnp.stack([jnp.mean(x, places), jnp.mean(jnp.square(x), places)])
-    spread = self.axis_name is not None and not self.is_initializing()
-    if spread and not self.local:
-      moments = all_reduce.pmean(moments, self.axis_name)
-    mean, square = moments
-    statistics = {
-        'mean': mean, 'var': jnp.maximum(0.0, square - jnp.square(mean))}
-    if not self.is_initializing():
-      moved = {
-          name: self.momentum * running[name].value
-          + (1 - self.momentum) * value for name, value in statistics.items()}
-      if spread and self.local:
-        moved = all_reduce.pmean(moved, self.axis_name)
-      for name, value in moved.items():
-        running[name].value = value
-    return statistics
+
+# Traced once for all layers of one shape: a ResNet's step is then traced and
+# lowered in five sixths of the time. Inlined, as that leaves the program as it
+# is: functions that stay are lowered sooner still, but keep more for the
+# gradient, and XLA's estimate for TPUs goes from 22.1 ms to 24.0.
+@functools.partial(
+    jax.jit, inline=True, static_argnames=('momentum', 'axis_name', 'local'))
+def _batch_statistics(
+    x: jax.Array, running: dict[str, jax.Array], *, momentum: float,
+    axis_name: str | None, local: bool,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """Those of a batch f[B, ..., C], and the running ones moved towards them."""
+  places = tuple(range(x.ndim - 1))
+  moments = jnp.stack([jnp.mean(x, places), jnp.mean(jnp.square(x), places)])
+  if axis_name is not None and not local:
+    moments = all_reduce.pmean(moments, axis_name)
+  mean, square = moments
+  statistics = {
+      'mean': mean, 'var': jnp.maximum(0.0, square - jnp.square(mean))}
+  moved = {
+      name: momentum * running[name] + (1 - momentum) * value
+      for name, value in statistics.items()}
+  if axis_name is not None and local:
+    moved = all_reduce.pmean(moved, axis_name)
+  return statistics, moved
+
+
+@functools.partial(jax.jit, inline=True, static_argnames=('epsilon', 'dtype'))
+def _normalize(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
+    bias: jax.Array, *, epsilon: float, dtype: jnp.dtype) -> jax.Array:
+  """f[B, ..., C] by statistics f[C]."""
+  mean, var, scale, bias = (
+      v.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+      for v in (mean, var, scale, bias))
+  factor = lax.rsqrt(var + epsilon) * scale
+  return ((x - mean) * factor + bias).astype(dtype)
 
 
 class GroupNorm(nn.Module):
@@ -132,24 +150,36 @@ class GroupNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (channels,))
     dtype = nn.dtypes.canonicalize_dtype(x, scale, bias, dtype=self.dtype)
 
-    places = tuple(range(1, x.ndim - 1))
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = x - self._over_group(jnp.mean(x, places, keepdims=True))
-    variance = self._over_group(
-        jnp.mean(jnp.square(centred), places, keepdims=True))
-    scale, bias = (
-        v.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        for v in (scale, bias))
-    factor = lax.rsqrt(variance + self.epsilon) * scale
-    return (centred * factor + bias).astype(dtype)
+    return _normalize_groups(
+        x, scale, bias, num_groups=self.num_groups, epsilon=self.epsilon,
+        dtype=dtype)
 
-  def _over_group(self, moment: jax.Array) -> jax.Array:
-    """Puts the mean over its group in every channel's place, f[..., C]."""
-    if self.num_groups is None:
-      return moment
-    groups = moment.reshape(*moment.shape[:-1], self.num_groups, -1)
-    mean = jnp.mean(groups, axis=-1, keepdims=True)
-    return jnp.broadcast_to(mean, groups.shape).reshape(moment.shape)
+
+@functools.partial(
+    jax.jit, inline=True, static_argnames=('num_groups', 'epsilon', 'dtype'))
+def _normalize_groups(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *,
+    num_groups: int | None, epsilon: float, dtype: jnp.dtype) -> jax.Array:
+  """See `GroupNorm`; of its own for the same reason as those above."""
+  over_group = functools.partial(_over_group, num_groups=num_groups)
+  places = tuple(range(1, x.ndim - 1))
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  centred = x - over_group(jnp.mean(x, places, keepdims=True))
+  variance = over_group(jnp.mean(jnp.square(centred), places, keepdims=True))
+  scale, bias = (
+      v.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+      for v in (scale, bias))
+  factor = lax.rsqrt(variance + epsilon) * scale
+  return (centred * factor + bias).astype(dtype)
+
+
+def _over_group(moment: jax.Array, num_groups: int | None) -> jax.Array:
+  """Puts the mean over its group in every channel's place, f[..., C]."""
+  if num_groups is None:
+    return moment
+  groups = moment.reshape(*moment.shape[:-1], num_groups, -1)
+  mean = jnp.mean(groups, axis=-1, keepdims=True)
+  return jnp.broadcast_to(mean, groups.shape).reshape(moment.shape)
 
 
 class Identity(nn.Module):

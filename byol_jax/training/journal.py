@@ -10,6 +10,7 @@ import jax
 
 from byol_jax import failures
 from byol_jax.augmentation import photometric
+from byol_jax.data import preview_grid
 from byol_jax.data import program_cache
 from byol_jax.data import remote
 from byol_jax.evaluation import collapse
@@ -106,8 +107,6 @@ class Journal:
 
   def _show_views(self) -> None:
     """Those that the first step has seen."""
-    # Matplotlib's import would come before the first step.
-    from byol_jax.data import preview_grid  # pylint: disable=g-import-not-at-top
     batch, self._shown = self._shown, None
     if self._config.augment.device:
       make_views = jax.jit(photometric.make_views_fn(self._config))

@@ -23,3 +23,31 @@ def test_preview_is_a_picture_of_three_rows(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='file'):
     preview_grid.write_png(picture, str(tmp_path / 'file' / 'views.png'))
+
+
+def test_images_keep_their_shape_and_pixels():
+  wide = np.random.default_rng(0).integers(
+      256, size=(76, 152, 3), dtype=np.uint8)
+  tiny = np.zeros((2, 1, 3), np.float32)
+  tiny[1] = 1.0, 0.5, 0.0
+  large = np.full((300, 300, 3), 0.5, np.float32)
+  picture = preview_grid._draw(
+      [[wide, tiny], [large, large]], ('first', 'second'), ['m' * 99, ''])
+  assert picture.shape == (20 + 2 * 160, 20 + 2 * 160, 3)
+  cell = picture[20:172, 20:172]
+  np.testing.assert_array_equal(cell[38:-38], wide)
+  assert (cell[:38] == 255).all() and (cell[-38:] == 255).all()
+  cell = picture[20:172, 180:332]
+  assert (cell[:76, 38:-38] == 0).all()
+  assert (cell[76:, 38:-38] == (255, 128, 0)).all()
+  assert (picture[180:332, 20:172] == 128).all()
+  # A title stays above its own column, and rows have theirs.
+  assert picture[:20, 20:172].min() < 50 and picture[:20, 172:].min() == 255
+  assert picture[20:172, :20].min() < 50 and picture[180:332, :20].min() < 50
+
+
+def test_titles_in_other_alphabets():
+  """Each letter has a shape of its own, and is no box."""
+  letters = {preview_grid._line(letter, 20, preview_grid._font()).tobytes()
+             for letter in 'aжλ\uffff'}
+  assert len(letters) == 4

@@ -320,3 +320,25 @@ def test_affine_init_knows_its_formula():
   np.testing.assert_allclose(params['scale'], gamma / sigma, rtol=1e-5)
   np.testing.assert_allclose(
       params['bias'], -gamma * x.mean(axis=(0, 1, 2)) / sigma, rtol=1e-4)
+
+
+@pytest.mark.parametrize('norm', ['batch', 'batch_local'])
+def test_other_numbers_of_devices_later(norm):
+  """Of shares of one shape: what was traced for four does not do for two."""
+  module = _create(norm, 'encoder', axis_name='i')
+  x, scale, bias = _inputs('encoder')
+  variables = _variables(norm, module, jnp.float32(x), scale, bias)
+  for count in (4, 2, 1, 4):
+    shares = x[:2 * count]
+    apply = jax.pmap(
+        functools.partial(_apply, module), axis_name='i', in_axes=(None, 0),
+        devices=jax.devices()[:count])
+    result, updates = apply(
+        variables, jnp.float32(shares.reshape(count, 2, *x.shape[1:])))
+    np.testing.assert_allclose(
+        np.asarray(result).reshape(shares.shape),
+        _reference(norm, shares, scale, bias, num_devices=count),
+        rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        updates['batch_stats']['mean'][0],
+        0.1 * shares.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)

@@ -160,7 +160,7 @@ def _compiled_step(dtype):
 
   settings = RUNS['single']
   return devices.pmap_train_step(train_step).lower(
-      _initial_state(network, settings['first'], dtype),
+      devices.replicate(_initial_state(settings['first'], dtype)),
       _batch(0, dtype, settings)).compile(_AS_USERS_DO)
 
 
@@ -168,7 +168,7 @@ def _compiled_step(dtype):
 def _trajectory(dtype, run, num_steps):
   """Takes the first steps of a run; returns what was recorded, by step."""
   settings, recorded = RUNS[run], {}
-  state = _initial_state(_network(dtype), settings['first'], dtype)
+  state = devices.replicate(_initial_state(settings['first'], dtype))
   for i in range(num_steps):
     state, metrics = _compiled_step(dtype)(
         state, _batch(i, dtype, settings))
@@ -176,7 +176,9 @@ def _trajectory(dtype, run, num_steps):
   return recorded
 
 
-def _initial_state(network, first, dtype):
+@functools.lru_cache
+def _initial_state(first, dtype):
+  network = _network(dtype)
   params, target = _tree('', dtype), _tree('/target', dtype)
   stats = jax.eval_shape(
       network.init, jax.random.key(0), jnp.zeros((2, 32, 32, 3), dtype)
@@ -187,7 +189,8 @@ def _initial_state(network, first, dtype):
   tx = optax.chain(_record(), optimizers.lars(
       lambda _: 0., weight_decay=0., momentum=.9, trust_coefficient=1e-3))
   opt_state = optax.tree.set(tx.init(params), count=jnp.int32(first))
-  return devices.replicate(state_lib.TrainState(
+  # NumPy's, which outlives a step that takes the state for its own.
+  return jax.device_get(state_lib.TrainState(
       step=jnp.int32(first), online_params=params,
       target_params=state_lib.target_parts(target),
       online_batch_stats=zeros(stats),
@@ -340,7 +343,7 @@ def test_forward():
   network = network_lib.create_network(_config('float32'), 10)
   apply_views = jax.jit(functools.partial(
       network_lib.apply_views, network, momentum=.9))
-  batch_stats = _initial_state(network, 0, 'float32').online_batch_stats
+  batch_stats = _initial_state(0, 'float32').online_batch_stats
   for side, suffix in (('online', ''), ('target', '/target')):
     outputs, _ = apply_views(
         {'params': _tree(suffix, 'float32'), 'batch_stats': batch_stats},

@@ -19,10 +19,11 @@
 The config is the checkpoint's; `--config.FIELD=VALUE` overrides what an
 evaluation depends on, such as `--config.knn.k=20`. `--data=food101` and the
 like stand for the paper's transfer datasets with their splits and metrics, see
-`data/transfer_presets.py`. The second form evaluates the encoder of a config
-at random initialisation, for comparison. Figures are printed, and written with
-their settings to WORKDIR/evaluations/PROTOCOL-DATASET.json, and side by side to
-WORKDIR/evaluations/table.md. What was cut short goes on where it was.
+`evaluation/transfer_presets.py`. The second form evaluates the encoder of a
+config at random initialisation, for comparison. Figures are printed, and
+written with their settings to WORKDIR/evaluations/PROTOCOL-DATASET.json, and
+side by side to WORKDIR/evaluations/table.md. What was cut short goes on where
+it was.
 """
 
 from collections.abc import Sequence
@@ -41,8 +42,10 @@ from byol_jax import config as config_lib
 from byol_jax import config_changes
 from byol_jax import config_rules
 from byol_jax import jobs
+from byol_jax import places
 from byol_jax import processes
 from byol_jax import stopping
+from byol_jax.evaluation import transfer_presets
 
 _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None,
@@ -137,10 +140,6 @@ def _restore(overrides: Sequence[str]) -> tuple[
     ml_collections.ConfigDict, Any, Any]:
   """The config as overridden, the network, and the state."""
   from byol_jax.training import saved_run
-  if _CONFIG.value:
-    raise config_lib.ConfigError(
-        '--config goes with --checkpoint=random; a workdir has its own '
-        'config.json, override its fields by --config.FIELD=VALUE')
   original, network, state = saved_run.restore(_CHECKPOINT.value)
   config = override(copy.deepcopy(original), overrides)
   check_overridden(original, config)
@@ -158,9 +157,6 @@ def _initialise(overrides: Sequence[str]) -> tuple[
   from byol_jax.networks import network as network_lib
   from byol_jax.training import optimizers
   from byol_jax.training import start
-  if not _CONFIG.value:
-    raise config_lib.ConfigError(
-        '--checkpoint=random needs --config=configs/NAME.py')
   config = override(_CONFIG.value, overrides)
   starts_from_data = config_rules.starts_from_data(config)
   config_rules.validate(
@@ -172,6 +168,19 @@ def _initialise(overrides: Sequence[str]) -> tuple[
     source = sources.create_source(config, config.train_split)
   return config, network, start.make_create_first_state(
       network, tx, config, source)()
+
+
+def _check_subject(is_random: bool) -> None:
+  """Raises ConfigError for a checkpoint, or a config, that is not there."""
+  if not is_random:
+    places.check_checkpoints(_CHECKPOINT.value)
+    if _CONFIG.value:
+      raise config_lib.ConfigError(
+          '--config goes with --checkpoint=random; a workdir has its own '
+          'config.json, override its fields by --config.FIELD=VALUE')
+  elif not _CONFIG.value:
+    raise config_lib.ConfigError(
+        '--checkpoint=random needs --config=configs/NAME.py')
 
 
 def _check_protocols(names: Sequence[str]) -> None:
@@ -230,25 +239,25 @@ def _check_processes(overrides: Sequence[str]) -> None:
 
 def _evaluate(overrides: Sequence[str]) -> None:
   """Restores, evaluates, prints, writes."""
-  import jax
-
-  from byol_jax.data import transfer_presets
+  # What it can know alone, before the seconds that imports take.
   _check_protocols(_PROTOCOL.value)
   if _DATA.value:
     preset = transfer_presets.expand(_DATA.value)
     overrides = [
         *(f'--config.{name}={value}' for name, value in preset.items()),
         *overrides]
+  is_random = _CHECKPOINT.value == _RANDOM
+  _check_subject(is_random)
+
+  import jax
   compilation_cache.use()
   _check_processes(overrides)
-  is_random = _CHECKPOINT.value == _RANDOM
   output = _find_output()
   if not output and not jax.process_index():
     print('note: without --output nothing is written, and what is cut short '
           'starts anew')
   config, network, state = (_initialise if is_random else _restore)(overrides)
 
-  # Imported here, so that --help and a wrong path answer at once.
   from byol_jax.evaluation import features
   from byol_jax.evaluation import final
   from byol_jax.evaluation import records

@@ -24,6 +24,7 @@ from absl import flags
 from byol_jax import compilation_cache
 from byol_jax import config as config_lib
 from byol_jax import jobs
+from byol_jax import places
 
 # The module of interchange/ that writes each.
 _WRITERS = {
@@ -47,15 +48,16 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 
 def main(_: Sequence[str]) -> None:
   """Restores and writes."""
+  if '://' in _OUTPUT.value:
+    raise config_lib.ConfigError(
+        f'--output={_OUTPUT.value}: exports are written to a disk, where they '
+        'are loaded and compared; copy the folder there afterwards')
+  places.check_checkpoints(_CHECKPOINT.value)
   # Imported here, so that --help does not wait for JAX.
   from byol_jax.interchange import output_folder
   from byol_jax.interchange import pretrained
   writer = importlib.import_module(
       f'byol_jax.interchange.{_WRITERS[_FORMAT.value]}')
-  if '://' in _OUTPUT.value:
-    raise config_lib.ConfigError(
-        f'--output={_OUTPUT.value}: exports are written to a disk, where they '
-        'are loaded and compared; copy the folder there afterwards')
   folder = pathlib.Path(_OUTPUT.value).absolute()
   output_folder.check(folder, _FORMAT.value)
   compilation_cache.use()

@@ -21,6 +21,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from byol_jax import jobs
+from byol_jax import places
 
 _INPUT = flags.DEFINE_string('input', None, 'The checkpoint, a .pkl file.')
 _OUTPUT = flags.DEFINE_string(
@@ -33,6 +34,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 def main(_: Sequence[str]) -> None:
   """Imports, and says what to do with it."""
+  places.check_file(_INPUT.value, _INPUT.value)
   # Imported here, so that --help answers at once.
   from byol_jax.interchange import deepmind_workdir
   step = deepmind_workdir.import_checkpoint(

@@ -21,6 +21,7 @@ from absl import flags
 
 from byol_jax import config as config_lib
 from byol_jax import jobs
+from byol_jax import places
 from byol_jax import stopping
 
 _BASE = config_lib.get_base_config()
@@ -62,6 +63,8 @@ def main(_: Sequence[str]) -> None:
     raise config_lib.ConfigError(
         f'--data is {_DATA.value or ""!r}; expected folder:PATH, the only kind '
         'that is packed')
+  if not _VERIFY.value:
+    places.check_data(_DATA.value)
   # Imported here, so that --help does not wait for TensorFlow.
   # pylint: disable=g-import-not-at-top
   from byol_jax.data import packing

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from byol_jax import compilation_cache
 from byol_jax import config_rules
 from byol_jax import jobs
+from byol_jax import places
 from byol_jax import processes
 
 _BEGIN = time.monotonic()
@@ -47,6 +48,7 @@ def pretrain(
 def main(_: Sequence[str]) -> None:
   # What it can know alone, before the seconds that imports take.
   config_rules.validate(_CONFIG.value)
+  places.check_data(_CONFIG.value.data)
   compilation_cache.use()
   pretrain(
       _CONFIG.value, _WORKDIR.value,

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from byol_jax import config_rules
 from byol_jax import jobs
+from byol_jax import places
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'The run whose data and augmentation to show.')
@@ -25,12 +26,13 @@ _NUM_IMAGES = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  config = _CONFIG.value
+  config_rules.validate(config)
+  places.check_data(config.data)
   # Imported here, so that --help does not wait for TensorFlow.
   # pylint: disable=g-import-not-at-top
   from byol_jax.data import preview_grid
   from byol_jax.data import sources
-  config = _CONFIG.value
-  config_rules.validate(config)
   source = sources.create_source(config, config.train_split)
   picture = preview_grid.create_preview(
       source, config, num_images=_NUM_IMAGES.value)

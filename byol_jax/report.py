@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from byol_jax import jobs
+from byol_jax import places
 
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Of a byol_jax.pretrain run, finished or not.')
@@ -15,6 +16,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
   """Reads what is there, and writes."""
+  places.check_run(_WORKDIR.value)
   from byol_jax.evaluation import report
   print(f'wrote {report.write_report(_WORKDIR.value)}')
 

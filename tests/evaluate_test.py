@@ -149,14 +149,17 @@ class JobTest(parameterized.TestCase):
         f'{ended.exception}', f'SIGTERM: stopped; the same command {message}')
 
   @parameterized.parameters(
-      ('random', None, True), ('random', '/somewhere', False),
-      ('/nowhere', None, False))
-  def test_says_so_where_nothing_is_kept(self, checkpoint_flag, output, said):
+      (True, None, True), (True, '/somewhere', False), (False, None, False))
+  def test_says_so_where_nothing_is_kept(self, is_random, output, said):
     class Stop(Exception):
       pass
 
+    workdir = pathlib.Path(tempfile.mkdtemp())
+    (workdir / 'checkpoints').mkdir()
     with flagsaver.flagsaver(
-        checkpoint=checkpoint_flag, output=output), mock.patch.object(
+        checkpoint='random' if is_random else f'{workdir}', output=output,
+        config='configs/quickstart.py' if is_random else None
+    ), mock.patch.object(
             evaluate, '_initialise', side_effect=Stop), mock.patch.object(
                 evaluate, '_restore', side_effect=Stop), (
                     contextlib.redirect_stdout(io.StringIO())) as out:

@@ -93,6 +93,34 @@ def test_a_wrong_field_is_found_before_most_is_imported(slip, tmp_path):
   assert f'error: config.{slip.split("=")[0]} is' in text
 
 
+@pytest.mark.parametrize('job, arguments, message', [
+    ('pretrain', ['--config=configs/folder.py:/no/where', '--workdir=unmade'],
+     'folder:/no/where: there is no such folder'),
+    ('pretrain', ['--config=configs/quickstart.py', '--workdir=unmade',
+                  '--config.data=arrays:/no/where.npz'],
+     'arrays:/no/where.npz: there is no such file'),
+    ('preview', ['--config=configs/folder.py:/no/where'],
+     'folder:/no/where: there is no such folder'),
+    ('pack', ['--data=folder:/no/where', '--output=unmade'],
+     'folder:/no/where: there is no such folder'),
+    ('evaluate', ['--checkpoint=/no/where'], 'no checkpoint in /no/where'),
+    ('evaluate', ['--checkpoint=/no/where', '--data=birdsnap'],
+     'TFDS does not hold birdsnap'),
+    ('evaluate', ['--checkpoint=random'], 'needs --config=configs/NAME.py'),
+    ('export', ['--checkpoint=/no/where', '--output=unmade'],
+     'no checkpoint in /no/where'),
+    ('report', ['--workdir=/no/where'], 'no config.json in /no/where'),
+    ('import_deepmind', ['--input=/no/where.pkl', '--output=unmade'],
+     '/no/where.pkl: there is no such file'),
+])
+def test_what_is_not_there_is_missed_before_most_is_imported(
+    job, arguments, message):
+  text = _assert_job_is_light(
+      f'byol_jax.{job}', *arguments, heavy=HEAVY - {'jax'})
+  assert text.startswith('error: ') and message in text
+  assert '\n' not in text
+
+
 def test_importing_the_package_is_cheap():
   _assert_light('import byol_jax')
 

@@ -25,6 +25,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from byol_jax import places
 from byol_jax.config import ConfigError
 from byol_jax.data import dense_maps
 from byol_jax.data import examples
@@ -97,9 +98,8 @@ def create_dense_source(
       names a file.
   """
   remote.check_local(path, f'{kind}:{path}')
+  places.check_folder(path, f'{kind}:{path}')
   root = pathlib.Path(path).expanduser()
-  if not root.is_dir():
-    raise ConfigError(f'{kind}:{path}: there is no such folder')
   folder.check_split(root, split)
   create = {'voc': _create_voc, 'cityscapes': _create_cityscapes}.get(kind)
   source = (create(root, split, max_pixels) if create

@@ -22,6 +22,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from byol_jax import places
 from byol_jax.config import ConfigError
 from byol_jax.data import examples
 from byol_jax.data import folder_index
@@ -118,6 +119,7 @@ def read_split(
       ones.
   """
   remote.check_local(path, f'folder:{path}')
+  places.check_folder(path, f'folder:{path}')
   layout = _understand(pathlib.Path(path).expanduser(), split, train_split)
   found = folder_index.examine_folder(layout.root, max_pixels)
   _check_bad(found, layout.root, max_bad_share)
@@ -141,8 +143,6 @@ def list_splits(path: str, train_split: str) -> list[str]:
 
 
 def _understand(path: pathlib.Path, split: str, train_split: str) -> _Layout:
-  if not path.is_dir():
-    raise ConfigError(f'folder:{path}: there is no such folder')
   check_split(path, split)
   if (path / split).is_dir():
     train = path / train_split

@@ -19,6 +19,7 @@ import numpy as np
 
 from byol_jax import config as config_lib
 from byol_jax import files
+from byol_jax import places
 from byol_jax.evaluation import advice
 from byol_jax.evaluation import charts
 from byol_jax.evaluation import collapse
@@ -42,11 +43,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
   Raises:
     ConfigError: if there is no run in `workdir`.
   """
+  places.check_run(workdir)
   workdir = epath.Path(workdir)
-  if not (workdir / 'config.json').exists():
-    raise config_lib.ConfigError(
-        f'no config.json in {workdir}: expected the --workdir of a '
-        'byol_jax.pretrain run')
   config = config_lib.from_dict(
       json.loads((workdir / 'config.json').read_text()))
   curves = history.read_curves(workdir)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import ml_collections
 
 from byol_jax import config as config_lib
 from byol_jax import config_changes
+from byol_jax import places
 from byol_jax.networks import network as network_lib
 from byol_jax.training import checkpoint
 from byol_jax.training import optimizers
@@ -32,10 +32,7 @@ def restore(
   Raises:
     ConfigError: if there is no checkpoint, or `encoder` is needed.
   """
-  if not (epath.Path(workdir) / 'checkpoints').is_dir():
-    raise config_lib.ConfigError(
-        f'no checkpoint in {workdir}: expected the --workdir of a '
-        'byol_jax.pretrain run')
+  places.check_checkpoints(workdir)
   made = {}
 
   def make_like(run: dict[str, Any]) -> state_lib.TrainState:

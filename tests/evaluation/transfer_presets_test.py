@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 
 from byol_jax import config as config_lib
 from byol_jax import config_rules
-from byol_jax.data import transfer_presets
+from byol_jax.evaluation import transfer_presets
 
 _HELD = [name for name, p in transfer_presets.PRESETS.items() if p.tfds]
 

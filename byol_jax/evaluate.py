@@ -246,6 +246,7 @@ def _evaluate(overrides: Sequence[str]) -> None:
     overrides = [
         *(f'--config.{name}={value}' for name, value in preset.items()),
         *overrides]
+    places.check_data(preset['data'])
   is_random = _CHECKPOINT.value == _RANDOM
   _check_subject(is_random)
 

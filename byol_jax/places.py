@@ -18,7 +18,7 @@ def check_folder(path: str, what: str) -> None:
 
 def check_file(path: str, what: str) -> None:
   """Raises ConfigError, which begins with `what`, unless it is one."""
-  if not os.path.isfile(os.path.expanduser(path)):
+  if not os.path.isfile(path):
     raise config_lib.ConfigError(f'{what}: there is no such file')
 
 
@@ -35,12 +35,12 @@ def check_data(data: str) -> None:
   if kind in _FOLDERS:
     check_folder(path, data)
   elif kind == 'arrays':
-    check_file(path, data)
+    check_file(os.path.expanduser(path), data)
 
 
 def check_checkpoints(workdir: str) -> None:
   """Raises ConfigError where nothing was ever saved, on a disk or on gs://."""
-  if not (epath.Path(workdir) / 'checkpoints').is_dir():
+  if not _open(workdir, 'checkpoints').is_dir():
     raise config_lib.ConfigError(
         f'no checkpoint in {workdir}: expected the --workdir of a '
         'byol_jax.pretrain run')
@@ -48,7 +48,15 @@ def check_checkpoints(workdir: str) -> None:
 
 def check_run(workdir: str) -> None:
   """Raises ConfigError where no run was ever begun, on a disk or on gs://."""
-  if not (epath.Path(workdir) / 'config.json').exists():
+  if not _open(workdir, 'config.json').exists():
     raise config_lib.ConfigError(
         f'no config.json in {workdir}: expected the --workdir of a '
         'byol_jax.pretrain run')
+
+
+def _open(workdir: str, name: str) -> epath.Path:
+  """What is called `name` there."""
+  if '://' in f'{workdir}':
+    # What reads it otherwise imports TensorFlow as it likes.
+    from byol_jax import quiet_tensorflow  # noqa: F401
+  return epath.Path(workdir) / name

@@ -121,6 +121,20 @@ def test_what_is_not_there_is_missed_before_most_is_imported(
   assert '\n' not in text
 
 
+def test_tensorflow_is_quiet_also_where_a_bucket_is_asked_for():
+  """As it is from the start; what opens gs:// would import it by itself."""
+  code = (
+      'import sys\n'
+      'from byol_jax import places\n'
+      'assert "tensorflow" not in sys.modules\n'
+      'places._open("gs://bucket/run", "config.json")\n'
+      'assert "byol_jax.quiet_tensorflow" in sys.modules\n')
+  done = subprocess.run(
+      [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+      timeout=120, check=False)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
 def test_importing_the_package_is_cheap():
   _assert_light('import byol_jax')
 

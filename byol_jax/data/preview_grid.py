@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
-from PIL import ImageOps
 import tensorflow as tf
 
 from byol_jax import files
@@ -21,7 +20,7 @@ from byol_jax.data.examples import Source
 
 # In pixels: of an image at most, between them, and of a line of text.
 _CELL, _GAP, _LINE = 152, 8, 20
-_FONT_SIZE, _MAX_TITLE_LENGTH = 12, 24
+_FONT_SIZE = 12
 
 
 def create_preview(
@@ -76,7 +75,11 @@ def _label(batch, source: Source, row: int) -> str:
   if not source.has_labels:
     return f'no. {batch["index"][row]}'
   label = batch['label'][row]
-  return source.class_names[label] if source.class_names else f'{label}'
+  if not source.class_names:
+    return f'{label}'
+  if source.is_multi_label:
+    return ', '.join(np.asarray(source.class_names)[label == 1])
+  return source.class_names[label]
 
 
 def _draw(
@@ -88,8 +91,7 @@ def _draw(
       _LINE + len(column_titles) * step, _LINE + len(rows) * step), 'white')
   for column, title in enumerate(column_titles):
     left = _LINE + column * step
-    picture.paste(
-        _line(title[:_MAX_TITLE_LENGTH], _CELL, font), (left, 0))
+    picture.paste(_line(title, _CELL, font), (left, 0))
   for row, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
     top = _LINE + row * step
     picture.paste(
@@ -106,14 +108,21 @@ def _draw(
 def _fit(image: np.ndarray) -> Image.Image:
   """As large as a cell allows; its pixels as they are, if that is larger."""
   if image.dtype != np.uint8:
-    image = np.uint8(np.round(image * 255.0))
-  enlarged = max(image.shape[:2]) <= _CELL
-  return ImageOps.contain(
-      Image.fromarray(image), (_CELL, _CELL),
-      Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX)
+    image = np.uint8(np.round(np.clip(np.nan_to_num(image), 0, 1) * 255.0))
+  height, width = image.shape[:2]
+  scale = _CELL / max(height, width)
+  return Image.fromarray(image).resize(
+      (max(1, round(width * scale)), max(1, round(height * scale))),
+      Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
 
 
 def _line(text: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+  """Text on white, and no more of it than there is room for."""
+  text = ' '.join(text.split())
+  if font.getlength(text) > width:
+    while text and font.getlength(f'{text}…') > width:
+      text = text[:-1]
+    text += '…'
   line = Image.new('RGB', (width, _LINE), 'white')
   ImageDraw.Draw(line).text(
       (width // 2, _LINE // 2), text, 'black', font, anchor='mm')
@@ -123,9 +132,9 @@ def _line(text: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
 def _font() -> ImageFont.FreeTypeFont:
   """Matplotlib's, of more alphabets than Pillow's own; imports neither."""
   package = importlib.util.find_spec('matplotlib')
-  try:
-    return ImageFont.truetype(
-        str(pathlib.Path(package.origin).parent
-            / 'mpl-data/fonts/ttf/DejaVuSans.ttf'), _FONT_SIZE)
-  except OSError:  # packaged otherwise
-    return ImageFont.load_default(_FONT_SIZE)
+  if package and package.origin:
+    path = (pathlib.Path(package.origin).parent
+            / 'mpl-data/fonts/ttf/DejaVuSans.ttf')
+    if path.exists():
+      return ImageFont.truetype(str(path), _FONT_SIZE)
+  return ImageFont.load_default(_FONT_SIZE)

@@ -27,7 +27,6 @@ from collections.abc import Callable
 import dataclasses
 import math
 import mmap
-import pathlib
 import pickle
 import pickletools
 import struct
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax import config as config_lib
+from byol_jax import places
 
 # A checkpoint of a ResNet-200 has about 300 000.
 _MAX_OPCODES = 5_000_000
@@ -129,8 +129,7 @@ def load(path: str) -> Any:
     ConfigError: if there is no such file, or it is cut short, malformed, or
       refers to anything that is not in the table; then with its name.
   """
-  if not pathlib.Path(path).is_file():
-    raise config_lib.ConfigError(f'{path}: there is no such file')
+  places.check_file(path, path)
   try:
     with open(path, 'rb') as file:
       if not file.read(1):

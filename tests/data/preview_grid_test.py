@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax.data import arrays
 from byol_jax.data import preview_grid
 from byol_jax.data import sources
 
@@ -44,6 +47,38 @@ def test_images_keep_their_shape_and_pixels():
   # A title stays above its own column, and rows have theirs.
   assert picture[:20, 20:172].min() < 50 and picture[:20, 172:].min() == 255
   assert picture[20:172, :20].min() < 50 and picture[180:332, :20].min() < 50
+
+
+@pytest.mark.parametrize('shape', [(1, 5000), (5000, 1), (1, 1)])
+def test_images_of_any_shape_are_seen(shape):
+  shown = preview_grid._fit(np.zeros((*shape, 3), np.uint8))
+  assert max(shown.size) == 152 and min(shown.size) >= 1
+  assert not np.asarray(shown).any()
+
+
+def test_values_that_are_no_colours():
+  values = np.float32([[[1.2, -0.2, np.nan]]])
+  np.testing.assert_array_equal(
+      np.asarray(preview_grid._fit(values))[0, 0], [255, 0, 0])
+
+
+def test_a_title_keeps_its_beginning():
+  font = preview_grid._font()
+  line = lambda text: np.asarray(preview_grid._line(text, 152, font))
+  long = line('n02123045 tabby cat, of which there is more')
+  assert (long[:, 0] == 255).all() and (long[:, -1] == 255).all()
+  np.testing.assert_array_equal(
+      long[:, :60], line('n02123045 tabby cat, or so and so on')[:, :60])
+  np.testing.assert_array_equal(line('two\n lines'), line('two lines'))
+
+
+def test_titles_of_several_labels():
+  source = arrays.create_fake_source('8', 'train', 8)
+  source = dataclasses.replace(
+      source, class_names=('a', 'b', 'c'), is_multi_label=True)
+  batch = {'label': np.int32([[1, -1, 1], [0, 0, 0]])}
+  assert preview_grid._label(batch, source, 0) == 'a, c'
+  assert preview_grid._label(batch, source, 1) == ''
 
 
 def test_titles_in_other_alphabets():

@@ -183,6 +183,14 @@ def _check_subject(is_random: bool) -> None:
         '--checkpoint=random needs --config=configs/NAME.py')
 
 
+def _check_data(overrides: Sequence[str]) -> None:
+  """Raises ConfigError where the data that they name last is not there."""
+  named = [argument.partition('=')[2] for argument in overrides
+           if argument.startswith('--config.data=')]
+  if named:
+    places.check_data(named[-1])
+
+
 def _check_protocols(names: Sequence[str]) -> None:
   """Raises ConfigError for a name that is none."""
   wrong = [n for n in names if n not in (*config_rules.PROTOCOLS, 'all')]
@@ -246,7 +254,7 @@ def _evaluate(overrides: Sequence[str]) -> None:
     overrides = [
         *(f'--config.{name}={value}' for name, value in preset.items()),
         *overrides]
-    places.check_data(preset['data'])
+  _check_data(overrides)
   is_random = _CHECKPOINT.value == _RANDOM
   _check_subject(is_random)
 

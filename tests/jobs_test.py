@@ -106,6 +106,11 @@ def test_a_wrong_field_is_found_before_most_is_imported(slip, tmp_path):
     ('evaluate', ['--checkpoint=/no/where'], 'no checkpoint in /no/where'),
     ('evaluate', ['--checkpoint=/no/where', '--data=birdsnap'],
      'TFDS does not hold birdsnap'),
+    ('evaluate', ['--checkpoint=/no/where', '--data=aircraft:/no/images'],
+     'folder:/no/images: there is no such folder'),
+    ('evaluate', ['--checkpoint=/no/where', '--data=aircraft:/no/images',
+                  '--config.data=voc:/no/maps'],
+     'voc:/no/maps: there is no such folder'),
     ('evaluate', ['--checkpoint=random'], 'needs --config=configs/NAME.py'),
     ('export', ['--checkpoint=/no/where', '--output=unmade'],
      'no checkpoint in /no/where'),
@@ -123,15 +128,12 @@ def test_what_is_not_there_is_missed_before_most_is_imported(
 
 def test_tensorflow_is_quiet_also_where_a_bucket_is_asked_for():
   """As it is from the start; what opens gs:// would import it by itself."""
-  code = (
+  done = _run_code(
       'import sys\n'
       'from byol_jax import places\n'
       'assert "tensorflow" not in sys.modules\n'
       'places._open("gs://bucket/run", "config.json")\n'
       'assert "byol_jax.quiet_tensorflow" in sys.modules\n')
-  done = subprocess.run(
-      [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
-      timeout=120, check=False)
   assert (done.returncode, done.stderr) == (0, '')
 
 

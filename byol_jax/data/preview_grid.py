@@ -90,13 +90,11 @@ def _draw(
   picture = Image.new('RGB', (
       _LINE + len(column_titles) * step, _LINE + len(rows) * step), 'white')
   for column, title in enumerate(column_titles):
-    left = _LINE + column * step
-    picture.paste(_line(title, _CELL, font), (left, 0))
+    picture.paste(_line(title, font), (_LINE + column * step, 0))
   for row, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
     top = _LINE + row * step
     picture.paste(
-        _line(title, _CELL, font).transpose(Image.Transpose.ROTATE_90),
-        (0, top))
+        _line(title, font).transpose(Image.Transpose.ROTATE_90), (0, top))
     for column, image in enumerate(images):
       shown = _fit(image)
       picture.paste(shown, (
@@ -116,16 +114,16 @@ def _fit(image: np.ndarray) -> Image.Image:
       Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
 
 
-def _line(text: str, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-  """Text on white, and no more of it than there is room for."""
+def _line(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+  """Text on white, as wide as a cell, and as much of it as that holds."""
   text = ' '.join(text.split())
-  if font.getlength(text) > width:
-    while text and font.getlength(f'{text}…') > width:
+  if font.getlength(text) > _CELL:
+    while text and font.getlength(f'{text}…') > _CELL:
       text = text[:-1]
     text += '…'
-  line = Image.new('RGB', (width, _LINE), 'white')
+  line = Image.new('RGB', (_CELL, _LINE), 'white')
   ImageDraw.Draw(line).text(
-      (width // 2, _LINE // 2), text, 'black', font, anchor='mm')
+      (_CELL // 2, _LINE // 2), text, 'black', font, anchor='mm')
   return line
 
 

@@ -302,6 +302,7 @@ def _is_list(x: Any) -> bool:
   return isinstance(x, list)
 
 
+# Traced once for all layers of one shape, as normalisation is.
 @functools.partial(jax.jit, inline=True, static_argnames='momentum')
 def _pass_in_order(
     old: jax.Array, per_view: jax.Array, *, momentum: float) -> jax.Array:

@@ -64,7 +64,7 @@ def test_values_that_are_no_colours():
 
 def test_a_title_keeps_its_beginning():
   font = preview_grid._font()
-  line = lambda text: np.asarray(preview_grid._line(text, 152, font))
+  line = lambda text: np.asarray(preview_grid._line(text, font))
   long = line('n02123045 tabby cat, of which there is more')
   assert (long[:, 0] == 255).all() and (long[:, -1] == 255).all()
   np.testing.assert_array_equal(
@@ -83,6 +83,6 @@ def test_titles_of_several_labels():
 
 def test_titles_in_other_alphabets():
   """Each letter has a shape of its own, and is no box."""
-  letters = {preview_grid._line(letter, 20, preview_grid._font()).tobytes()
+  letters = {preview_grid._line(letter, preview_grid._font()).tobytes()
              for letter in 'aжλ\uffff'}
   assert len(letters) == 4

@@ -111,7 +111,8 @@ def start_compiler() -> None:
   """
   flags = os.environ.pop('XLA_FLAGS', None)
   try:
-    tf.function(lambda x: x + 1.0, jit_compile=True)(0.0)
+    with tf.init_scope():  # else, while a pipeline is traced, it would not run
+      tf.function(lambda x: x + 1.0, jit_compile=True)(0.0)
   finally:
     if flags is not None:
       os.environ['XLA_FLAGS'] = flags

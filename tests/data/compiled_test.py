@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 # In a process of its own, as others may have set this. Where there is one core
 # alone, nothing is ever split.
 _CODE = """
@@ -26,15 +28,25 @@ def test_programs_are_not_split_over_threads():
   assert done.stdout.split() == ['True', 'False', '1']
 
 
-def test_flags_of_another_xla_do_not_end_the_process():
-  code = (
-      'import os\n'
-      'from byol_jax import quiet_tensorflow\n'
-      'quiet_tensorflow.start_compiler()\n'
-      'add = quiet_tensorflow.tf.function(lambda x: x + 1, jit_compile=True)\n'
-      'print(add(1).numpy())\n'
-      'print(os.environ["XLA_FLAGS"])\n')
+_WITH_FLAGS = """
+import os
+from byol_jax import quiet_tensorflow
+from byol_jax.quiet_tensorflow import tf
+def add(x):
+  quiet_tensorflow.start_compiler()
+  return tf.function(lambda x: x + 1, jit_compile=True)(x)
+print(int({result}))
+print(os.environ["XLA_FLAGS"])
+"""
+
+
+@pytest.mark.parametrize('result', [
+    'add(1)', 'next(iter(tf.data.Dataset.range(1, 2).map(add)))'])
+def test_flags_of_another_xla_do_not_end_the_process(result):
+  """Nor where the first program is compiled as a pipeline is traced."""
   done = subprocess.run(
-      [sys.executable, '-c', code], capture_output=True, text=True, check=True,
+      [sys.executable, '-c', _WITH_FLAGS.format(result=result)],
+      capture_output=True, text=True, check=False,
       env=os.environ | {'XLA_FLAGS': '--xla_not_known_to_any=1'})
+  assert done.returncode == 0, done.stderr
   assert done.stdout.split() == ['2', '--xla_not_known_to_any=1']

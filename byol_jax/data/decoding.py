@@ -1,6 +1,6 @@
 """Encoded images to pixels, in the graph: what TensorFlow's decoders do."""
 
-from collections.abc import Callable
+import functools
 
 import tensorflow as tf
 
@@ -8,64 +8,65 @@ from byol_jax.data import image_header
 from byol_jax.data.examples import EncodedSource
 
 
-def decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-  """A whole image, of an animation the first frame.
+def measure(
+    encoded: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """What a decoder may be given of an image, and its size.
 
   Args:
     encoded: string scalar, the contents of a JPEG, PNG, BMP, GIF or WebP file.
-    max_pixels: of the image; where there are more, nothing is decoded and the
-      operation fails.
+    max_pixels: of the image; where there are more, the operation fails.
+
+  Returns:
+    The same, but of a GIF its first frame alone; int32 [2], height and width.
+  """
+  def of_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.io.extract_jpeg_shape(encoded)
+    with tf.control_dependencies([
+        image_header.refuse_large(shape, max_pixels)]):
+      return tf.identity(encoded), shape[:2]
+
+  return tf.cond(tf.io.is_jpeg(encoded), of_jpeg,
+                 lambda: _check_apart(encoded, max_pixels))
+
+
+def decode(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+  """A whole image, of an animation the first frame; arguments as `measure`.
 
   Returns:
     uint8 [H, W, 3].
   """
-  def check_jpeg() -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    with tf.control_dependencies([
-        image_header.refuse_large(shape, max_pixels)]):
-      return tf.identity(encoded)
-
-  checked = tf.cond(tf.io.is_jpeg(encoded), check_jpeg,
-                    lambda: image_header.check(encoded, max_pixels))
-  return tf.io.decode_image(checked, channels=3, expand_animations=False)
+  return _decode(measure(encoded, max_pixels)[0])
 
 
-# As a part of the graph, all that other formats take would be passed through
-# for each JPEG, which takes as long as a third of the rest around its decoder.
-_decode_apart = tf.function(
-    decode, autograph=False, experimental_attributes={'_noinline': True})
-
-
-def decode_around(
-    encoded: tf.Tensor, make_boxes: Callable[[tf.Tensor], tf.Tensor],
-    max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """What is around boxes of an image: of a JPEG little else is decoded.
+def decode_part(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+  """A part of an image: of a JPEG little else is decoded.
 
   Args:
-    encoded: string scalar, as for `decode`.
-    make_boxes: the image's shape, int32 [3], to boxes, int32 [K, 4]; see
-      `crop`.
-    max_pixels: as for `decode`.
+    encoded: string scalar, as `measure` gives it.
+    box: int32 [4] inside the image, (y, x, height, width) in pixels.
 
   Returns:
-    Pixels, uint8 [h, w, 3], and where the boxes are in them.
+    uint8 [height, width, 3].
   """
-  def from_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    with tf.control_dependencies([
-        image_header.refuse_large(shape, max_pixels)]):
-      boxes = make_boxes(tf.identity(shape))
-    start = tf.reduce_min(boxes[:, :2], axis=0)
-    end = tf.reduce_max(boxes[:, :2] + boxes[:, 2:], axis=0)
-    around = tf.concat([start, end - start], axis=0)
-    return (tf.image.decode_and_crop_jpeg(encoded, around, channels=3),
-            boxes - tf.concat([start, [0, 0]], axis=0))
+  def from_other() -> tf.Tensor:
+    y, x, height, width = tf.unstack(box)
+    return _decode_apart(encoded)[y:y + height, x:x + width]
 
-  def from_other() -> tuple[tf.Tensor, tf.Tensor]:
-    image = _decode_apart(encoded, max_pixels)
-    return image, make_boxes(tf.shape(image))
+  return tf.cond(
+      tf.io.is_jpeg(encoded),
+      lambda: tf.image.decode_and_crop_jpeg(encoded, box, channels=3),
+      from_other)
 
-  return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+  return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+# As parts of the graph, all that other formats take would be passed through for
+# each JPEG, which takes as long as a third of the rest around its decoder.
+_apart = functools.partial(
+    tf.function, autograph=False, experimental_attributes={'_noinline': True})
+_check_apart, _decode_apart = _apart(image_header.check), _apart(_decode)
 
 
 def problem(source: EncodedSource, index: int) -> str:

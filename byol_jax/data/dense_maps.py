@@ -96,8 +96,8 @@ def make_load_label_fn(
                         tf.uint8)
 
   def load(index: tf.Tensor) -> tf.Tensor:
-    values = tf.io.decode_png(image_header.check(
-        tf.io.read_file(paths[index]), max_pixels), channels=1)
+    contents, _ = image_header.check(tf.io.read_file(paths[index]), max_pixels)
+    values = tf.io.decode_png(contents, channels=1)
     return tf.gather(numbers, tf.cast(values[:, :, 0], tf.int32))
 
   return load
@@ -122,7 +122,7 @@ def make_load_depth_fn(
 
     def from_png() -> tf.Tensor:
       values = tf.io.decode_png(
-          image_header.check(contents, max_pixels), channels=1,
+          image_header.check(contents, max_pixels)[0], channels=1,
           dtype=tf.uint16)
       return tf.cast(values[:, :, 0], tf.float32) / _MILLIMETRES
 

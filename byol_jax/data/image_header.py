@@ -30,8 +30,9 @@ def refuse_large(shape: tf.Tensor, max_pixels: int) -> tf.Operation:
       ['implausibly large:', pixels, 'pixels'])
 
 
-def check(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-  """What a decoder may be given of a PNG, BMP, GIF or WebP file.
+def check(
+    encoded: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """What a decoder may be given of a PNG, BMP, GIF or WebP file, and its size.
 
   Args:
     encoded: string scalar.
@@ -39,21 +40,21 @@ def check(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
   Returns:
     The same; of a GIF, what comes before its second frame, for TensorFlow's
-    decoder holds all of them.
+    decoder holds all of them. And int32 [2], height and width.
   """
   header = tf.io.decode_raw(
       tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8)
   header = tf.cast(tf.pad(header, [[0, _HEADER_BYTES - tf.size(header)]]),
                    tf.int64)
 
-  def same(shape: tf.Tensor) -> tf.Tensor:
+  def same(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     with tf.control_dependencies([refuse_large(shape, max_pixels)]):
-      return tf.identity(encoded)
+      return tf.identity(encoded), tf.cast(shape, tf.int32)
 
-  def unknown() -> tf.Tensor:
+  def unknown() -> tuple[tf.Tensor, tf.Tensor]:
     with tf.control_dependencies([tf.debugging.Assert(
         False, ['no JPEG, PNG, BMP, GIF or WebP file'])]):
-      return tf.identity(encoded)
+      return tf.identity(encoded), tf.zeros([2], tf.int32)
 
   return tf.case([
       (_starts_with(header, _PNG),
@@ -103,8 +104,9 @@ def _webp_shape(header: tf.Tensor) -> tf.Tensor:
   ], default=lambda: _little_endian(header, (28, 26), 2) % 2**14)
 
 
-def _first_frame(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-  """A GIF with the first of its frames; fails where that is too large."""
+def _first_frame(
+    encoded: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+  """A GIF with the first of its frames, whose size is the image's."""
   data = tf.io.decode_raw(encoded, tf.uint8)
 
   def number(place: tf.Tensor) -> tf.Tensor:
@@ -147,4 +149,5 @@ def _first_frame(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
       refuse_large(canvas, max_pixels), refuse_large(shape, max_pixels),
       tf.debugging.Assert(state == _END, ['a GIF of too many blocks'])]):
     return tf.strings.join([
-        tf.strings.substr(encoded, 0, tf.cast(end, tf.int32)), b';'])
+        tf.strings.substr(encoded, 0, tf.cast(end, tf.int32)), b';'
+    ]), tf.cast(shape, tf.int32)

@@ -14,8 +14,9 @@ masked); `wanted` then says which it was. It is for the host only.
 `wanted`, and takes it out of the batches.
 
 Images in memory are rendered in chunks of 8 to 64 rows, which fit the
-processor's cache and keep all its cores busy; encoded ones one by one. Both are
-joined into batches at the end.
+processor's cache and keep all its cores busy; encoded ones one by one, but
+where their crops are is settled for several at once. Both are joined into
+batches at the end.
 """
 
 from collections.abc import Callable
@@ -46,6 +47,9 @@ from byol_jax.data.parallel import without_autotuner
 
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
+# Encoded images whose crops are placed at once. More would take little less
+# time, and each waits in memory for the others.
+_PLACED_TOGETHER = 16
 # Streams of draws: view v of pretraining uses stream v.
 _LABELLED_STREAM = 128
 # Rows of an evaluation that is limited are a fixed sample, not the first
@@ -408,6 +412,8 @@ def _render(
 
   def draw(chunk: _Batch) -> _Batch:
     first = chunk.pop('first')
+    if not careful:
+      chunk.pop('candidates', None)
     return chunk | {'draws': tuple(
         draws_of(stream, first) for stream in views.streams)}
 
@@ -416,8 +422,15 @@ def _render(
     tensors = source.tensors  # copied here, not while tracing
     return parallel_map(chunks, lambda chunk: _render_in_memory(
         chunk, tensors, views, size), rows.chunks_at_once)
-  return parallel_map(chunks.unbatch(), lambda example: _render_encoded(
-      example, source, views, size, careful))
+  examples = chunks.unbatch()
+  if careful:
+    return parallel_map(examples, lambda example: _render_a_readable(
+        example, source, views, size))
+  loaded = parallel_map(examples, lambda example: _load(example, source))
+  placed = parallel_map(
+      loaded.batch(_PLACED_TOGETHER), lambda some: _place(some, views), BATCHES)
+  return parallel_map(placed.unbatch(), lambda example: _render_encoded(
+      example, views, size))
 
 
 def _render_in_memory(
@@ -437,28 +450,55 @@ def _render_in_memory(
   return chunk | gathered | {'images': rendered}
 
 
-def _render_encoded(
-    example: _Batch, source: EncodedSource, views: _Views, size: int,
-    careful: bool) -> _Batch:
-  """One example: the first of its candidates, or that can be read."""
-  draws = tf.stack(example['draws'])[:, tf.newaxis]
-  mirrored = views.make_mirrored(draws)
+def _load(example: _Batch, source: EncodedSource) -> _Batch:
+  """Adds `image`, encoded, its `size`, int32 [2], and perhaps `label`."""
+  loaded = source.load(example['index'])
+  loaded['image'], loaded['size'] = decoding.measure(
+      loaded['image'], source.max_image_pixels)
+  return example | loaded
+
+
+def _place(examples: _Batch, views: _Views) -> _Batch:
+  """Where, in several images, is what is shown of them: all axes [n, ...].
+
+  Adds `around`, int32 [n, 4], the part of each image that holds its crops;
+  `cuts`, where they are in it, and `mirrored`, for each view.
+  """
+  draws = tf.stack(examples['draws'])
+  boxes = views.make_boxes(draws, examples.pop('size'))
+  start = tf.reduce_min(boxes[..., :2], axis=0)
+  end = tf.reduce_max(boxes[..., :2] + boxes[..., 2:], axis=0)
+  boxes -= tf.pad(start, [[0, 0], [0, 2]])
+  return examples | {
+      'around': tf.concat([start, end - start], axis=-1),
+      'cuts': tuple(map(render.cut, tf.unstack(boxes))),
+      'mirrored': tuple(tf.unstack(views.make_mirrored(draws)))}
+
+
+def _render_encoded(example: _Batch, views: _Views, size: int) -> _Batch:
+  """One example that was loaded and placed."""
+  around, cuts, mirrored = (
+      example.pop(key) for key in ('around', 'cuts', 'mirrored'))
+  image = decoding.decode_part(example.pop('image'), around)
+  return example | {'images': tuple(
+      render.one(image, cuts[k], mirrored[k], example['draws'][k], size=size,
+                 finish=finish)
+      for k, finish in enumerate(views.finishes))}
+
+
+def _render_a_readable(
+    example: _Batch, source: EncodedSource, views: _Views, size: int
+) -> _Batch:
+  """One example: the first of its candidates that can be read."""
   candidates = example.pop('candidates')
 
-  def make_boxes(shape: tf.Tensor) -> tf.Tensor:
-    return views.make_boxes(draws, shape[tf.newaxis, :2])[:, 0]
-
   def attempt(index: tf.Tensor) -> _Batch:
-    loaded = source.load(index)
-    image, boxes = decoding.decode_around(
-        loaded.pop('image'), make_boxes, source.max_image_pixels)
-    return loaded | {'index': index, 'images': tuple(
-        render.one(image, boxes[k], mirrored[k, 0], draws[k, 0], size=size,
-                   finish=finish)
-        for k, finish in enumerate(views.finishes))}
+    loaded = _load({'index': index, 'draws': example['draws']}, source)
+    placed = _place(
+        tf.nest.map_structure(lambda x: x[tf.newaxis], loaded), views)
+    return _render_encoded(
+        tf.nest.map_structure(lambda x: x[0], placed), views, size)
 
-  if not careful:
-    return example | attempt(candidates[0])
   return example | unreadable.first_readable(
       candidates, attempt, or_blank='mask' in example)
 

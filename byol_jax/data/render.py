@@ -55,6 +55,15 @@ IMAGE = Finish(_to_image)  # as it is, float32 in [0, 1]
 PIXELS = Finish(_to_pixels, turned=True)
 
 
+class Cut(NamedTuple):
+  """How crops are cut out of images, with any leading axes; see `cut`."""
+  start: tf.Tensor  # int32 [..., 2], in the matrix of an image's rows
+  size: tf.Tensor  # int32 [..., 2], there
+  padding: tf.Tensor  # int32 [..., 2, 2], behind it
+  shape: tf.Tensor  # int32 [..., 3], of what is cut and padded, an image again
+  box: tf.Tensor  # int32 [..., 4], of the crop in it
+
+
 def make_view(settings: ml_collections.ConfigDict) -> Finish:
   """The colours of a view with these settings, float32 in [0, 1]."""
   return _make_view(ml_collections.FrozenConfigDict(settings))
@@ -88,14 +97,34 @@ def rows(
   return _view_rows(finish.view)(crops, draws)
 
 
+def cut(boxes: tf.Tensor) -> Cut:
+  """How boxes, int32 [..., 4], are cut out: for many images at once.
+
+  That takes as many operations as for one, and TensorFlow as long for each.
+  """
+  start, size = boxes[..., :2], boxes[..., 2:]
+  longest = tf.reduce_max(size, axis=-1, keepdims=True)
+  shorter = tf.cast(longest > tf.constant(_SIDES), tf.int32)
+  side = tf.gather(_SIDES, tf.reduce_sum(shorter, axis=-1, keepdims=True))
+  # A matrix is cut and padded many times faster than an image.
+  channels = tf.constant([1, 3])
+  padding = (side - size) * channels
+  nothing = tf.zeros_like(size)
+  return Cut(
+      start * channels, size * channels,
+      tf.stack([nothing, padding], axis=-1),
+      tf.concat([side, side, 3 * tf.ones_like(side)], axis=-1),
+      tf.concat([nothing, size], axis=-1))
+
+
 def one(
-    image: tf.Tensor, box: tf.Tensor, mirrored: tf.Tensor, draws: tf.Tensor, *,
+    image: tf.Tensor, cut: Cut, mirrored: tf.Tensor, draws: tf.Tensor, *,
     size: int, finish: Finish) -> tf.Tensor:
   """One crop of one image.
 
   Args:
     image: uint8 [H, W, 3] of any size.
-    box: int32 [4], inside it.
+    cut: of a box inside it, without leading axes.
     mirrored: bool [].
     draws: float32 [D].
     size: S.
@@ -104,17 +133,10 @@ def one(
   Returns:
     [S, S, 3], or, of `PIXELS`, [3, S, S].
   """
-  y, x, height, width = tf.unstack(box)
-  sides = tf.constant(_SIDES)
-  side = sides[tf.searchsorted(sides, [tf.maximum(height, width)])[0]]
-  # A matrix is cut and padded many times faster than an image.
   matrix = tf.reshape(image, [tf.shape(image)[0], -1])
-  padded = tf.pad(
-      tf.slice(matrix, [y, 3 * x], [height, 3 * width]),
-      [[0, side - height], [0, 3 * (side - width)]])
-  crop = _crop_one(size, finish.last, finish.turned)(
-      tf.reshape(padded, [side, side, 3]), tf.stack([0, 0, height, width]),
-      mirrored)
+  padded = tf.pad(tf.slice(matrix, cut.start, cut.size), cut.padding)
+  padded = tf.ensure_shape(tf.reshape(padded, cut.shape), [None, None, 3])
+  crop = _crop_one(size, finish.last, finish.turned)(padded, cut.box, mirrored)
   crop = tf.ensure_shape(crop, jax.eval_shape(
       finish.last, jax.ShapeDtypeStruct((3, size, size), jnp.float32)).shape)
   return crop if finish.view is None else _view_one(finish.view)(crop, draws)

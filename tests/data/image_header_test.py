@@ -47,11 +47,26 @@ def test_the_limit_is_exact_and_changes_no_pixel(kind):
     decode(encoded, _HEIGHT * _WIDTH - 1)
 
 
+@pytest.mark.parametrize('kind', _FILES)
+def test_a_part_is_that_of_the_whole(kind):
+  encoded, size = decoding.measure(tf.constant(_FILES[kind]), 10**6)
+  np.testing.assert_array_equal(size, [_HEIGHT, _WIDTH])
+  for box in ((0, 0, _HEIGHT, _WIDTH), (3, 5, 1, 2), (10, 17, 11, 17)):
+    y, x, height, width = box
+    if kind == 'jpeg':  # whose parts have other colours at their borders
+      expected = tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+    else:
+      expected = decoding.decode(encoded, 10**6)[y:y + height, x:x + width]
+    np.testing.assert_array_equal(
+        decoding.decode_part(encoded, tf.constant(box)), expected)
+
+
 def test_only_the_first_frame_of_a_gif_is_decoded():
-  cut = image_header.check(tf.constant(_FILES['animation']), 10**6).numpy()
+  cut, size = image_header.check(tf.constant(_FILES['animation']), 10**6)
+  np.testing.assert_array_equal(size, [_HEIGHT, _WIDTH])
   with Image.open(io.BytesIO(_FILES['animation'])) as whole:
     assert whole.n_frames == 6
-    with Image.open(io.BytesIO(cut)) as first:
+    with Image.open(io.BytesIO(cut.numpy())) as first:
       assert first.n_frames == 1
       np.testing.assert_array_equal(
           first.convert('RGB'), whole.convert('RGB'))

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import types
-from typing import Any
 
 from byol_jax import terminal
 
@@ -90,17 +89,21 @@ class Requests:
       self.ending = PreemptedAtOnce(self._describe(number))
       self._raise(frame)
 
-  def on_unraisable(self, unraisable: Any) -> bool:
+  def on_unraised(self, error: BaseException | None) -> bool:
     """Raises it again soon, if it is ours; returns whether it is.
 
     Python calls back where nobody can raise: as it collects garbage, or lets
-    go of what is weakly held. While a step is traced it often does.
+    go of what is weakly held. While a step is traced it often does. And C++
+    code may say what was raised, or an error that took its place, and go on,
+    as TensorFlow's does where it imports.
     """
-    is_ours = (
-        self.ending is not None and unraisable.exc_value is self.ending)
-    if is_ours:
+    if self.ending is None:
+      return False
+    while error is not None and error is not self.ending:
+      error = error.__cause__ or error.__context__
+    if error is not None:
       self._raise_soon()
-    return is_ours
+    return error is not None
 
   def _raise(self, frame: types.FrameType | None) -> None:
     if _is_loading_c(frame):
@@ -186,9 +189,11 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
   # are written from C.
   before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   handlers = {s: signal.signal(s, asked.on_signal) for s in _SIGNALS}
-  say_unraisable = sys.unraisablehook
+  say_unraisable, say_uncaught = sys.unraisablehook, sys.excepthook
   sys.unraisablehook = lambda unraisable: (
-      asked.on_unraisable(unraisable) or say_unraisable(unraisable))
+      asked.on_unraised(unraisable.exc_value) or say_unraisable(unraisable))
+  sys.excepthook = lambda kind, error, traceback: (
+      asked.on_unraised(error) or say_uncaught(kind, error, traceback))
 
   def read() -> None:
     for number in iter(lambda: reader.recv(1), b''):
@@ -210,7 +215,7 @@ def requests(at_once: bool = False, **settings: str) -> Iterator[Requests]:
       raise asked.ending from error
     raise
   finally:
-    sys.unraisablehook = say_unraisable
+    sys.unraisablehook, sys.excepthook = say_unraisable, say_uncaught
     for number, handler in handlers.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(before)

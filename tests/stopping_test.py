@@ -1,5 +1,6 @@
 """Signals: the first asks, the second leaves, also where Python hangs."""
 
+import ctypes
 import gc
 import importlib.machinery
 import os
@@ -82,6 +83,33 @@ def test_where_nobody_can_raise_it_is_raised_afterwards(waits, said):
   assert sys.unraisablehook is hook
   assert signal.getsignal(signal.SIGALRM) is alarm
   assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+_RAISE_ANOTHER = b"""
+import os, signal, time
+try:
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(10)
+except SystemExit as error:
+  raise SystemError('returned a result with an exception set') from error
+"""
+
+
+@pytest.mark.parametrize('waits', [True, False])
+def test_what_c_code_says_instead_is_raised_afterwards(waits, monkeypatch):
+  """It says so by Python's hook, and goes on."""
+  said = []
+  monkeypatch.setattr(sys, 'excepthook', lambda *found: said.append(found[1]))
+  hook, run = sys.excepthook, ctypes.pythonapi.PyRun_SimpleString
+  with pytest.raises(stopping.PreemptedAtOnce, match='SIGTERM'):
+    with stopping.requests(at_once=True) as asked:
+      assert run(b'{}["of others"]') and run(_RAISE_ANOTHER)
+      assert asked.ending is not None
+      if waits:
+        time.sleep(10)
+        pytest.fail('went on')
+  assert list(map(str, said)) == ["'of others'"]
+  assert sys.excepthook is hook
 
 
 def test_who_listens_by_then_does_not_keep_it_from_being_raised(said):

@@ -46,6 +46,11 @@ class _Source:
   def has_labels(self) -> bool:
     return self.num_classes is not None
 
+  @property
+  def num_single_classes(self) -> int | None:
+    """Of examples of one label each; the online probe and kNN know no other."""
+    return None if self.is_multi_label else self.num_classes
+
   def locate(self, index: int) -> str:
     """Says which example number `index` is."""
     if self.place_of is None:

@@ -17,6 +17,8 @@ def find(
 ) -> gallery.Gallery:
   """Finds the neighbours and fetches their pictures.
 
+  Labels are left out where an example has several.
+
   Args:
     train_source: where `splits.train`, the bank, comes from.
     test_source: where `splits.test` comes from, of which queries are drawn
@@ -28,7 +30,10 @@ def find(
     k: K, or less where `train` is smaller.
   """
   train, test = splits.train, splits.test
-  rows = _pick(test, num_queries)
+  query_label, bank_label = (
+      None if train_source.is_multi_label else split.label
+      for split in (test, train))
+  rows = _pick(len(test.index), query_label, num_queries)
   own = None if test_source else test.index[rows]
   cosine, found = _neighbors(test.embedding[rows], train, k, own)
   size = min(picture_size, 96)
@@ -36,16 +41,17 @@ def find(
       query=_fetch(test_source or train_source, test.index[rows], size),
       neighbor=_fetch(train_source, train.index[found], size),
       cosine=cosine,
-      query_label=None if test.label is None else test.label[rows],
-      neighbor_label=None if train.label is None else train.label[found],
+      query_label=None if query_label is None else query_label[rows],
+      neighbor_label=None if bank_label is None else bank_label[found],
       class_names=tuple(train_source.class_names or ()))
 
 
-def _pick(test: features_lib.Features, count: int) -> np.ndarray:
+def _pick(
+    num_examples: int, label: np.ndarray | None, count: int) -> np.ndarray:
   """Rows of the queries: of different classes if there are that many."""
-  candidates = np.arange(len(test.index))
-  if test.label is not None:
-    _, first = np.unique(test.label, return_index=True)
+  candidates = np.arange(num_examples)
+  if label is not None:
+    _, first = np.unique(label, return_index=True)
     if len(first) >= count:
       candidates = first
   spaced = np.linspace(0, len(candidates) - 1, min(count, len(candidates)))

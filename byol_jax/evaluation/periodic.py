@@ -41,8 +41,9 @@ class Evaluator:
         network, ('embedding', 'projection', 'prediction', 'logits'))
     self._predict_pairs = pairs.make_predict(network)
     self._is_labelled = (
-        test_source is not None and test_source.num_classes is not None
-        and train_source.num_classes is not None)
+        test_source is not None
+        and test_source.num_single_classes is not None
+        and train_source.num_single_classes is not None)
 
   @functools.cached_property
   def _batches(self) -> tuple[features_lib.Batches, features_lib.Batches]:

@@ -85,6 +85,8 @@ class Journal:
     classes = f'{source.num_classes} classes'
     if not source.has_labels:
       classes = 'no labels, so the online probe and kNN are off'
+    elif source.is_multi_label:
+      classes += ', several an image, so the online probe and kNN are off'
     elif setup.sources.test is None:
       classes += '; no test split, so kNN and the probe are not tested'
     elif not setup.sources.test.has_labels:

@@ -30,7 +30,7 @@ def first_note(setup: setup_lib.Setup) -> dict[str, Any]:
   config, source = setup.config, setup.sources.train
   return {
       'config': config_lib.to_dict(config),
-      'num_classes': source.num_classes,
+      'num_classes': source.num_single_classes,
       'num_examples': source.num_examples,
       'custom_encoder': (
           config.encoder if setup.encoder is not None else None),

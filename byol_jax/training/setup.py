@@ -78,7 +78,7 @@ def set_up(
       batch_size=config.batch_size, warmup_steps=warmup_steps,
       total_steps=total_steps)
   network = network_lib.create_network(
-      config, train_source.num_classes, encoder, devices.AXIS_NAME)
+      config, train_source.num_single_classes, encoder, devices.AXIS_NAME)
   create_abstract_state = functools.partial(
       jax.eval_shape, state_lib.make_create_train_state(
           network, optimizers.create_optimizer(config, learning_rate_fn),

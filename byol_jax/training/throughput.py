@@ -227,7 +227,7 @@ def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   else:
     batch['views'] = tuple(
         rng.random((2, count, size, size, 3), np.float32))
-  if setup.sources.train.num_classes is not None:
+  if setup.sources.train.num_single_classes is not None:
     batch['label'] = np.zeros(count, np.int32)
   return batch
 

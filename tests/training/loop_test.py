@@ -554,3 +554,31 @@ def test_it_learns(tiny_config, tiny_encoder, tmp_path):
   final = next(r for r in rows if 'online_probe/test_top1' in r)
   assert final['online_probe/test_top1'] > 0.8
   assert final['knn/test_top1'] > 0.8
+
+
+@pytest.mark.with_report
+def test_examples_of_several_labels_each(
+    tiny_config, tiny_encoder, tmp_path, capsys):
+  """There is no probe and no kNN; the last evaluation learns from the labels.
+  """
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, (64, 3), np.int32)
+  images = rng.integers(0, 120, (64, 8, 8, 3), np.uint8)
+  images += (120 * label[:, None, None]).astype(np.uint8)
+  np.savez(
+      tmp_path / 'colours.npz', train_image=images[:40],
+      train_label=label[:40], test_image=images[40:], test_label=label[40:])
+  config = tiny_config
+  config.data = f'arrays:{tmp_path}/colours.npz'
+  config.metric, config.final_protocols = 'map', ('logistic',)
+  config.logistic.update(num_values=2, held_out_share=0.2)
+  config.total_steps = config.evaluate_every_steps = 2
+  state = _pretrain(config, tmp_path / 'run', tiny_encoder)
+  assert 'probe' not in state.online_params
+  assert 'several an image, so the online probe' in capsys.readouterr().out
+  names = set().union(*_rows(tmp_path / 'run'))
+  assert any(name.startswith('diagnostics/') for name in names)
+  assert not any('probe' in name or 'knn' in name for name in names)
+  made = json.loads(
+      (tmp_path / 'run/evaluations/logistic-colours.json').read_text())
+  assert made['headline'] == 'logistic/test_map'

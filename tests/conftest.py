@@ -13,10 +13,13 @@ if 'glibc.malloc.hugetlb' not in os.environ.get('GLIBC_TUNABLES', ''):
   os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, (
       os.environ.get('GLIBC_TUNABLES'), 'glibc.malloc.hugetlb=1')))
 # Compiling is most of the suite's time; what is compiled runs for moments.
+_QUICK_TO_COMPILE = (
+    '--xla_llvm_disable_expensive_passes=true '
+    '--xla_backend_optimization_level=0')
+# Likewise; XLA ends a process that has a flag it does not know.
+_WITHOUT_EMITTERS = '--xla_cpu_use_fusion_emitters=false'
 os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '')
-    + ' --xla_llvm_disable_expensive_passes=true'
-    + ' --xla_backend_optimization_level=0')
+    f'{os.environ.get("XLA_FLAGS", "")} {_QUICK_TO_COMPILE}')
 # What two tests, or two workers, compile alike is compiled once.
 os.environ.setdefault(
     'JAX_COMPILATION_CACHE_DIR', tempfile.mkdtemp(prefix='byol_jax_tests_'))
@@ -31,8 +34,7 @@ from byol_jax import platforms  # noqa: E402
 
 platforms.keep_convolutions_from_ynnpack()  # as jobs do
 if importlib.metadata.version('jaxlib').startswith(platforms.JAXLIBS):
-  # Of the flags above; XLA ends a process that has one it does not know.
-  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+  os.environ['XLA_FLAGS'] += f' {_WITHOUT_EMITTERS}'
 
 from flax import linen as nn  # noqa: E402
 import jax  # noqa: E402
@@ -61,13 +63,24 @@ class TinyEncoder(nn.Module):
 
 
 def pytest_collection_finish():
-  """Pipelines are run for moments, too: to improve their graphs takes longer.
-
-  Once modules are imported: who needs no TensorFlow need not wait for it.
-  """
+  """Once modules are imported: who needs no TensorFlow need not wait for it."""
   if 'tensorflow' in sys.modules:
+    have_tensorflow_compile_quickly()
+    # Pipelines run for moments, too: to improve their graphs takes longer.
     sys.modules['tensorflow'].config.optimizer.set_experimental_options(
         {'disable_meta_optimizer': True})
+
+
+def have_tensorflow_compile_quickly():
+  """Before `quiet_tensorflow.start_compiler`, which keeps JAX's flags from it.
+  """
+  from byol_jax import quiet_tensorflow
+  tf = quiet_tensorflow.tf
+  is_known = tf.__version__.startswith(quiet_tensorflow.TENSORFLOWS)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XLA_FLAGS', ' '.join(
+        [_QUICK_TO_COMPILE, *([_WITHOUT_EMITTERS] if is_known else [])]))
+    tf.function(lambda x: x + 1, jit_compile=True)(0)
 
 
 def pytest_collection_modifyitems(items):

@@ -99,7 +99,10 @@ def test_graphs_that_jobs_improve_make_the_same_batches():
   """
   done = subprocess.run(
       [sys.executable, '-c',
-       'from tests.data import pipeline_test; print(pipeline_test._digest())'],
+       'from tests import conftest\n'
+       'from tests.data import pipeline_test\n'
+       'conftest.have_tensorflow_compile_quickly()\n'
+       'print(pipeline_test._digest())'],
       cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
       timeout=120, check=False)
   assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import ml_collections
 
@@ -47,7 +48,11 @@ def _to_image(crop: jax.Array) -> jax.Array:
 
 
 def _to_pixels(crop: jax.Array) -> jax.Array:
-  return jnp.round(crop * 255.0).astype(jnp.uint8)
+  whole = jnp.round(crop * 255.0)
+  # XLA's conversion would first look for what is no byte. These are, and are
+  # the lowest bits of a float32 from which on all are whole.
+  bits = lax.bitcast_convert_type(whole + 2.0**23, jnp.uint32)
+  return bits.astype(jnp.uint8)
 
 
 IMAGE = Finish(_to_image)  # as it is, float32 in [0, 1]

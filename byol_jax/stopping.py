@@ -99,11 +99,14 @@ class Requests:
     """
     if self.ending is None:
       return False
-    while error is not None and error is not self.ending:
+    chain = []
+    while error is not None and error not in chain:  # it may be a circle
+      chain.append(error)
       error = error.__cause__ or error.__context__
-    if error is not None:
+    is_ours = self.ending in chain
+    if is_ours:
       self._raise_soon()
-    return error is not None
+    return is_ours
 
   def _raise(self, frame: types.FrameType | None) -> None:
     if _is_loading_c(frame):

@@ -48,7 +48,8 @@ from byol_jax.data.parallel import without_autotuner
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
 # Encoded images whose crops are placed at once. More would take little less
-# time, and each waits in memory for the others.
+# time, and each, as its file has it, waits in memory for the others: up to some
+# hundred of them.
 _PLACED_TOGETHER = 16
 # Streams of draws: view v of pretraining uses stream v.
 _LABELLED_STREAM = 128

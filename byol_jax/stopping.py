@@ -94,16 +94,13 @@ class Requests:
 
     Python calls back where nobody can raise: as it collects garbage, or lets
     go of what is weakly held. While a step is traced it often does. And C++
-    code may say what was raised, or an error that took its place, and go on,
-    as TensorFlow's does where it imports.
+    code may say an error of its own, raised from ours, and go on, as
+    TensorFlow's does where it imports. What is no more than raised while ours
+    is handled, as by a destructor in a clean-up, is others'.
     """
-    if self.ending is None:
-      return False
-    chain = []
-    while error is not None and error not in chain:  # it may be a circle
-      chain.append(error)
-      error = error.__cause__ or error.__context__
-    is_ours = self.ending in chain
+    is_ours = self.ending is not None and (
+        error is self.ending
+        or getattr(error, '__cause__', None) is self.ending)
     if is_ours:
       self._raise_soon()
     return is_ours

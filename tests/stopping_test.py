@@ -112,6 +112,19 @@ def test_what_c_code_says_instead_is_raised_afterwards(waits, monkeypatch):
   assert sys.excepthook is hook
 
 
+def test_errors_of_others_in_a_clean_up_are_shown_and_do_not_end_it(said):
+  done = []
+  with pytest.raises(stopping.PreemptedAtOnce, match='SIGTERM'):
+    with stopping.requests(at_once=True):
+      try:
+        _send(signal.SIGTERM)
+      finally:
+        _raise_in_a_callback(lambda: {}['of others'])
+        time.sleep(0.1)  # an alarm would come
+        done.append('cleaned up')
+  assert done and list(map(str, said)) == ["'of others'"]
+
+
 def test_who_listens_by_then_does_not_keep_it_from_being_raised(said):
   with pytest.raises(stopping.PreemptedAtOnce, match='SIGTERM'):
     with stopping.requests(at_once=True):

@@ -48,7 +48,7 @@ class _Source:
 
   @property
   def num_single_classes(self) -> int | None:
-    """Of examples of one label each; the online probe and kNN know no other."""
+    """Classes, where each example has one label, as probe and kNN need."""
     return None if self.is_multi_label else self.num_classes
 
   def locate(self, index: int) -> str:

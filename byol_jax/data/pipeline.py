@@ -48,8 +48,8 @@ from byol_jax.data.parallel import without_autotuner
 _MAX_CHUNK_ROWS = 64
 _MIN_CHUNK_ROWS = 8
 # Encoded images whose crops are placed at once. More would take little less
-# time, and each, as its file has it, waits in memory for the others: up to some
-# hundred of them.
+# time, and each, as its file has it, waits in memory for the others: some 64 of
+# them, and one a core.
 _PLACED_TOGETHER = 16
 # Streams of draws: view v of pretraining uses stream v.
 _LABELLED_STREAM = 128
@@ -153,8 +153,8 @@ def create_train_dataset(
     A dataset of total_steps - start_step batches of this process, b rows each:
     `views`, a pair of float32 [b, S, S, 3] in [0, 1], not normalised, or
     instead `crops` and `draws`, see `photometric.make_views_fn`; `index`,
-    int32 [b]; `label`, int32 [b], if there are labels; of encoded images,
-    `wanted`, int32 [b], see above. Element n is step start_step + n.
+    int32 [b]; `label`, int32 [b] or [b, C], if there are labels; of encoded
+    images, `wanted`, int32 [b], see above. Element n is step start_step + n.
 
   Raises:
     ConfigError: the batch cannot be divided by the processes.

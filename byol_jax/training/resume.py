@@ -96,7 +96,9 @@ def _check_same_network(
   fields += [
       f'{name}: {saved[name]!r}, {wanted[name]!r}'
       for name in ('custom_encoder', 'num_classes')
-      if saved[name] != wanted[name]]
+      # Only the probe knows of classes.
+      if saved[name] != wanted[name] and (
+          name != 'num_classes' or wanted['config']['online_probe'])]
   if fields:
     raise config_lib.ConfigError(
         f'{workdir} holds a checkpoint of another network; these fields '

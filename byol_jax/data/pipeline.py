@@ -472,7 +472,7 @@ def _place(examples: _Batch, views: _Views) -> _Batch:
   boxes -= tf.pad(start, [[0, 0], [0, 2]])
   return examples | {
       'around': tf.concat([start, end - start], axis=-1),
-      'cuts': tuple(map(render.cut, tf.unstack(boxes))),
+      'cuts': tuple(map(render.make_cuts, tf.unstack(boxes))),
       'mirrored': tuple(tf.unstack(views.make_mirrored(draws)))}
 
 

@@ -61,12 +61,16 @@ PIXELS = Finish(_to_pixels, turned=True)
 
 
 class Cut(NamedTuple):
-  """How crops are cut out of images, with any leading axes; see `cut`."""
-  start: tf.Tensor  # int32 [..., 2], in the matrix of an image's rows
-  size: tf.Tensor  # int32 [..., 2], there
-  padding: tf.Tensor  # int32 [..., 2, 2], behind it
-  shape: tf.Tensor  # int32 [..., 3], of what is cut and padded, an image again
-  box: tf.Tensor  # int32 [..., 4], of the crop in it
+  """How crops are cut out of images, with any leading axes; see `make_cuts`.
+
+  An image is a matrix here, uint8 [H, 3 W], from which a part is taken and
+  padded below and to the right, which makes it a square image again.
+  """
+  start: tf.Tensor  # int32 [..., 2], of the part in the matrix
+  size: tf.Tensor  # int32 [..., 2], of the part
+  padding: tf.Tensor  # int32 [..., 2, 2], as `tf.pad` takes it
+  shape: tf.Tensor  # int32 [..., 3], (side, side, 3) of the square
+  box: tf.Tensor  # int32 [..., 4], of the crop in it, (y, x, height, width)
 
 
 def make_view(settings: ml_collections.ConfigDict) -> Finish:
@@ -102,10 +106,11 @@ def rows(
   return _view_rows(finish.view)(crops, draws)
 
 
-def cut(boxes: tf.Tensor) -> Cut:
-  """How boxes, int32 [..., 4], are cut out: for many images at once.
+def make_cuts(boxes: tf.Tensor) -> Cut:
+  """How boxes, int32 [..., 4], are cut out of their images.
 
-  That takes as many operations as for one, and TensorFlow as long for each.
+  For many at once it takes no more operations than for one, and their number
+  is what TensorFlow takes its time for.
   """
   start, size = boxes[..., :2], boxes[..., 2:]
   longest = tf.reduce_max(size, axis=-1, keepdims=True)

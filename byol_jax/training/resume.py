@@ -30,7 +30,9 @@ def first_note(setup: setup_lib.Setup) -> dict[str, Any]:
   config, source = setup.config, setup.sources.train
   return {
       'config': config_lib.to_dict(config),
-      'num_classes': source.num_single_classes,
+      # The probe's; where there is none, all that the data have.
+      'num_classes': (source.num_single_classes if config.online_probe
+                      else source.num_classes),
       'num_examples': source.num_examples,
       'custom_encoder': (
           config.encoder if setup.encoder is not None else None),
@@ -96,9 +98,7 @@ def _check_same_network(
   fields += [
       f'{name}: {saved[name]!r}, {wanted[name]!r}'
       for name in ('custom_encoder', 'num_classes')
-      # Only the probe knows of classes.
-      if saved[name] != wanted[name] and (
-          name != 'num_classes' or wanted['config']['online_probe'])]
+      if saved[name] != wanted[name]]
   if fields:
     raise config_lib.ConfigError(
         f'{workdir} holds a checkpoint of another network; these fields '

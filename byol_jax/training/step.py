@@ -108,7 +108,7 @@ def train_step(
       donates it.
     batch: this device's share: `views`, two arrays f32[b, H, W, C] in [0, 1],
       or what `make_views` makes them of;
-      `index` i32[b]; `label` i32[b] where there are labels.
+      `index` i32[b]; where there are labels, `label`, i32[b] for the probe.
     to_variables: `networks.network.to_variables` of a network.
     apply_views: `networks.network.apply_views` of a network.
     objective: see `byol_jax.objectives`.

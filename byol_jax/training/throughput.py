@@ -227,8 +227,10 @@ def _synthetic_batch(setup: setup_lib.Setup) -> dict[str, Any]:
   else:
     batch['views'] = tuple(
         rng.random((2, count, size, size, 3), np.float32))
-  if setup.sources.train.num_single_classes is not None:
-    batch['label'] = np.zeros(count, np.int32)
+  source = setup.sources.train
+  if source.has_labels:
+    shape = (count, source.num_classes) if source.is_multi_label else count
+    batch['label'] = np.zeros(shape, np.int32)
   return batch
 
 

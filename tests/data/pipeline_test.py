@@ -208,6 +208,13 @@ def test_in_memory_and_encoded_sources_agree(config, whole):
       np.testing.assert_allclose(view, other_view, atol=2e-4)
 
 
+def test_careful_pipelines_make_the_same_batches(config):
+  """Five of eight examples each: two and a half times those placed at once."""
+  source = _encoded('JPEG')
+  _assert_equal(_batches(source, config, 5, careful=True),
+                _batches(source, config, 5))
+
+
 @pytest.mark.parametrize('careful', [False, True])
 def test_what_the_step_makes_views_of_agrees(config, careful):
   """Of images in memory and of encoded ones."""

@@ -47,7 +47,7 @@ def test_resizing_is_tensorflow_s_bicubic(shape, size, mirrored):
       expected = expected[:, ::-1]
     np.testing.assert_allclose(resized, expected, rtol=0, atol=2e-6)
     alone = render.one(
-        image, render.cut(box), mirrored, _NO_DRAWS[0], size=size,
+        image, render.make_cuts(box), mirrored, _NO_DRAWS[0], size=size,
         finish=render.IMAGE)
     np.testing.assert_array_equal(alone, resized)
 
@@ -68,8 +68,8 @@ def test_pixels_are_the_nearest_bytes():
   assert pixels.dtype == tf.uint8
   for row in range(len(pixels)):
     alone = render.one(
-        images[row], render.cut(boxes[row]), *(x[row] for x in arguments[2:]),
-        size=31, finish=render.PIXELS)
+        images[row], render.make_cuts(boxes[row]),
+        *(x[row] for x in arguments[2:]), size=31, finish=render.PIXELS)
     np.testing.assert_array_equal(alone, pixels[row])
   np.testing.assert_allclose(
       np.swapaxes(pixels, 1, 3) / 255, exact, rtol=0,
@@ -80,8 +80,8 @@ def test_pixels_are_the_nearest_bytes():
 def test_crops_of_any_shape(shape):
   pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
   found = render.one(
-      pixels, render.cut(tf.constant([0, 0, *shape])), False, _NO_DRAWS[0],
-      size=24, finish=render.IMAGE)
+      pixels, render.make_cuts(tf.constant([0, 0, *shape])), False,
+      _NO_DRAWS[0], size=24, finish=render.IMAGE)
   np.testing.assert_allclose(found, _bicubic(pixels, 24), rtol=0, atol=2e-6)
 
 
@@ -93,7 +93,7 @@ def test_one_pipeline_serves_crops_of_all_sizes():
   dataset = tf.data.Dataset.from_generator(
       lambda: pixels, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
   found = dataset.map(lambda x: render.one(
-      x, render.cut(tf.concat([[0, 0], tf.shape(x)[:2]], 0)), False,
+      x, render.make_cuts(tf.concat([[0, 0], tf.shape(x)[:2]], 0)), False,
       _NO_DRAWS[0], size=24, finish=render.IMAGE))
   for image, expected in zip(found, pixels, strict=True):
     np.testing.assert_allclose(

@@ -1,16 +1,33 @@
 """Whether a run may go on with what it is given now."""
 
 import copy
+import types
 
 import pytest
 
 from byol_jax import config as config_lib
+from byol_jax.data import examples
 from byol_jax.training import resume
 
 
 @pytest.fixture
 def note(tiny_config):
   return {'config': config_lib.to_dict(tiny_config), 'num_examples': 64}
+
+
+@pytest.mark.parametrize('is_multi_label, has_probe, expected', [
+    (False, True, 3), (True, True, None), (False, False, 3), (True, False, 3)])
+def test_classes_are_noted_as_the_network_has_them(
+    tiny_config, is_multi_label, has_probe, expected):
+  """Without a probe as ever, so that earlier runs go on."""
+  tiny_config.online_probe = has_probe
+  source = examples.InMemorySource(
+      name='test', num_examples=4, num_classes=3, images=None,
+      is_multi_label=is_multi_label)
+  setup = types.SimpleNamespace(
+      config=tiny_config, encoder=None,
+      sources=types.SimpleNamespace(train=source))
+  assert resume.first_note(setup)['num_classes'] == expected
 
 
 def _check(saved, note, accept=False):

@@ -7,6 +7,11 @@ import tensorflow as tf
 from byol_jax.data import image_header
 from byol_jax.data.examples import EncodedSource
 
+# Columns of a JPEG's blocks, or a multiple of them, but for unusual ones. The
+# parts that begin at one TensorFlow decodes in place; others it decodes from
+# there, too, and then copies row by row.
+BLOCK = 16
+
 
 def measure(
     encoded: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -468,11 +468,14 @@ def _place(examples: _Batch, views: _Views) -> _Batch:
   draws = tf.stack(examples['draws'])
   boxes = views.make_boxes(draws, examples.pop('size'))
   start = tf.reduce_min(boxes[..., :2], axis=0)
+  start -= start % tf.constant([1, decoding.BLOCK])
   end = tf.reduce_max(boxes[..., :2] + boxes[..., 2:], axis=0)
   boxes -= tf.pad(start, [[0, 0], [0, 2]])
+  cuts = render.make_cuts(boxes, end - start)
   return examples | {
       'around': tf.concat([start, end - start], axis=-1),
-      'cuts': tuple(map(render.make_cuts, tf.unstack(boxes))),
+      'cuts': tuple(
+          render.Cut(*cut) for cut in zip(*map(tf.unstack, cuts), strict=True)),
       'mirrored': tuple(tf.unstack(views.make_mirrored(draws)))}
 
 

@@ -106,25 +106,27 @@ def rows(
   return _view_rows(finish.view)(crops, draws)
 
 
-def make_cuts(boxes: tf.Tensor) -> Cut:
-  """How boxes, int32 [..., 4], are cut out of their images.
+def make_cuts(boxes: tf.Tensor, sizes: tf.Tensor) -> Cut:
+  """How boxes, int32 [..., 4], are cut out of images of sizes, int32 [..., 2].
 
   For many at once it takes no more operations than for one, and their number
   is what TensorFlow takes its time for.
   """
-  start, size = boxes[..., :2], boxes[..., 2:]
+  corner, size = boxes[..., :2], boxes[..., 2:]
   longest = tf.reduce_max(size, axis=-1, keepdims=True)
   shorter = tf.cast(longest > tf.constant(_SIDES), tf.int32)
   side = tf.gather(_SIDES, tf.reduce_sum(shorter, axis=-1, keepdims=True))
+  # As large as the image has it: what is padding is copied once more.
+  part = tf.minimum(side, sizes)
+  start = tf.minimum(corner, sizes - part)
   # A matrix is cut and padded many times faster than an image.
   channels = tf.constant([1, 3])
-  padding = (side - size) * channels
-  nothing = tf.zeros_like(size)
+  padding = (side - part) * channels
   return Cut(
-      start * channels, size * channels,
-      tf.stack([nothing, padding], axis=-1),
+      start * channels, part * channels,
+      tf.stack([tf.zeros_like(padding), padding], axis=-1),
       tf.concat([side, side, 3 * tf.ones_like(side)], axis=-1),
-      tf.concat([nothing, size], axis=-1))
+      tf.concat([corner - start, size], axis=-1))
 
 
 def one(

@@ -61,6 +61,20 @@ def test_a_part_is_that_of_the_whole(kind):
         decoding.decode_part(encoded, tf.constant(box)), expected)
 
 
+@pytest.mark.parametrize('subsampling', [0, 1, 2])
+def test_a_part_may_begin_where_its_first_block_does(subsampling):
+  """As pipelines have it: no pixel is another, but more come before them."""
+  encoded = tf.constant(_encode('JPEG', subsampling=subsampling))
+  y, x, height, width = 3, 25, 17, 9
+  before = x % decoding.BLOCK
+  assert before and x > before
+  np.testing.assert_array_equal(
+      decoding.decode_part(
+          encoded, tf.constant([y, x - before, height, width + before])
+      )[:, before:],
+      decoding.decode_part(encoded, tf.constant([y, x, height, width])))
+
+
 def test_only_the_first_frame_of_a_gif_is_decoded():
   cut, size = image_header.check(tf.constant(_FILES['animation']), 10**6)
   np.testing.assert_array_equal(size, [_HEIGHT, _WIDTH])

@@ -47,9 +47,23 @@ def test_resizing_is_tensorflow_s_bicubic(shape, size, mirrored):
       expected = expected[:, ::-1]
     np.testing.assert_allclose(resized, expected, rtol=0, atol=2e-6)
     alone = render.one(
-        image, render.make_cuts(box), mirrored, _NO_DRAWS[0], size=size,
-        finish=render.IMAGE)
+        image, render.make_cuts(box, image.shape[:2]), mirrored, _NO_DRAWS[0],
+        size=size, finish=render.IMAGE)
     np.testing.assert_array_equal(alone, resized)
+
+
+def test_a_cut_is_padded_where_the_image_ends():
+  boxes = [[3, 5, 30, 20], [20, 40, 60, 60], [10, 0, 3, 90]]
+  sizes = [[200, 300], [80, 100], [13, 90]]
+  cuts = render.make_cuts(tf.constant(boxes), tf.constant(sizes))
+  for k, (box, size) in enumerate(zip(boxes, sizes, strict=True)):
+    start, part, padding, shape, in_square = (x.numpy()[k] for x in cuts)
+    assert (start // [1, 3] + in_square[:2] == box[:2]).all()
+    assert (in_square[2:] == box[2:]).all()
+    assert (start + part <= np.multiply(size, [1, 3])).all()
+    assert (part + padding.sum(axis=1) == shape[:2] * [1, 3]).all()
+    side = shape[0]
+    assert (padding[:, 1] > 0).tolist() == [side > size[0], side > size[1]]
 
 
 def test_the_whole_image_at_its_size_stays_as_it_is():
@@ -68,7 +82,7 @@ def test_pixels_are_the_nearest_bytes():
   assert pixels.dtype == tf.uint8
   for row in range(len(pixels)):
     alone = render.one(
-        images[row], render.make_cuts(boxes[row]),
+        images[row], render.make_cuts(boxes[row], images.shape[1:3]),
         *(x[row] for x in arguments[2:]), size=31, finish=render.PIXELS)
     np.testing.assert_array_equal(alone, pixels[row])
   np.testing.assert_allclose(
@@ -80,7 +94,7 @@ def test_pixels_are_the_nearest_bytes():
 def test_crops_of_any_shape(shape):
   pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
   found = render.one(
-      pixels, render.make_cuts(tf.constant([0, 0, *shape])), False,
+      pixels, render.make_cuts(tf.constant([0, 0, *shape]), shape), False,
       _NO_DRAWS[0], size=24, finish=render.IMAGE)
   np.testing.assert_allclose(found, _bicubic(pixels, 24), rtol=0, atol=2e-6)
 
@@ -92,9 +106,14 @@ def test_one_pipeline_serves_crops_of_all_sizes():
   pixels = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
   dataset = tf.data.Dataset.from_generator(
       lambda: pixels, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
-  found = dataset.map(lambda x: render.one(
-      x, render.make_cuts(tf.concat([[0, 0], tf.shape(x)[:2]], 0)), False,
-      _NO_DRAWS[0], size=24, finish=render.IMAGE))
+
+  def whole(image):
+    size = tf.shape(image)[:2]
+    return render.one(
+        image, render.make_cuts(tf.concat([[0, 0], size], 0), size), False,
+        _NO_DRAWS[0], size=24, finish=render.IMAGE)
+
+  found = dataset.map(whole)
   for image, expected in zip(found, pixels, strict=True):
     np.testing.assert_allclose(
         image, _bicubic(expected, 24), rtol=0, atol=2e-6)
